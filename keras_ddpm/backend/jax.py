@@ -1,0 +1,75 @@
+"""JAX: pure functions. The state comes in as arrays and goes out as arrays.
+
+A `StatelessScope` lends the model those arrays for as long as it lasts: reads and writes of
+Keras variables inside it go to the arrays, so that model code is the same on every backend.
+"""
+
+import jax
+import jax.numpy as jnp
+from keras import StatelessScope
+
+
+class TrainStep:
+    def train_step(self, state, data):
+        trainable, non_trainable, optimizer, metrics = state
+
+        def loss_function(trainable):
+            values = (trainable, non_trainable, optimizer, metrics)
+            with StatelessScope(self._bind(*values)) as scope:
+                batch = self.prepare_batch(data)
+                loss, target, output = self.denoising_loss(self.network, batch, training=True)
+                scaled_loss = self.optimizer.scale_loss(loss)
+            _, drawn, _, _ = self._collect(scope)  # seeds have moved on
+            return scaled_loss, (batch, loss, target, output, drawn)
+
+        gradient_function = jax.value_and_grad(loss_function, has_aux=True)
+        (_, (batch, loss, target, output, drawn)), gradients = gradient_function(trainable)
+
+        with StatelessScope(self._bind(trainable, drawn, optimizer, metrics)) as scope:
+            healthy = self.examine(batch, loss, gradients)
+            logs = self.update_metrics(batch, loss, target, output)
+        before = self._collect(scope)
+        with StatelessScope(self._bind(*before)) as scope:
+            self.apply_gradients(gradients, batch)
+        after = self._collect(scope)
+        keep = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), after, before)
+        return logs, keep
+
+    def test_step(self, state, data):
+        trainable, non_trainable, metrics = state
+        with StatelessScope(self._bind(trainable, non_trainable, (), metrics)) as scope:
+            batch = self.prepare_batch(data, validation=True)
+            loss, target, output = self.denoising_loss(self.ema_network, batch, training=False)
+            self.examine(batch, loss)
+            logs = self.update_metrics(batch, loss, target, output)
+        trainable, non_trainable, _, metrics = self._collect(scope)
+        return logs, (trainable, non_trainable, metrics)
+
+    def _groups(self):
+        return (
+            self.trainable_variables,
+            self.non_trainable_variables,
+            self.optimizer.variables if self.optimizer else [],
+            self.metrics_variables,
+        )
+
+    def _bind(self, *values):
+        """Pairs each variable with the array that stands for it."""
+        return [
+            pair for group, arrays in zip(self._groups(), values) for pair in zip(group, arrays)
+        ]
+
+    def _collect(self, scope):
+        """The arrays that the variables have become inside `scope`."""
+        return tuple([scope.get_current_value(v) for v in group] for group in self._groups())
+
+
+def compile_function(function, variables, jit_compile):
+    """Compiles `function` with the variables' values as arguments, not baked in as constants."""
+
+    @jax.jit
+    def compiled(values, *args):
+        with StatelessScope(list(zip(variables, values))):
+            return function(*args)
+
+    return lambda *args: compiled([v.value for v in variables], *args)

@@ -1,0 +1,28 @@
+"""TensorFlow: GradientTape, variables updated in place, `tf.function`."""
+
+import tensorflow as tf
+
+
+class TrainStep:
+    def train_step(self, data):
+        batch = self.prepare_batch(data)
+        with tf.GradientTape() as tape:
+            loss, target, output = self.denoising_loss(self.network, batch, training=True)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        variables = self.network.trainable_variables
+        gradients = tape.gradient(scaled_loss, variables)
+
+        healthy = self.examine(batch, loss, gradients)
+        tf.cond(healthy, lambda: self.apply_gradients(gradients, batch), lambda: None)
+        return self.update_metrics(batch, loss, target, output)
+
+    def test_step(self, data):
+        batch = self.prepare_batch(data, validation=True)
+        loss, target, output = self.denoising_loss(self.ema_network, batch, training=False)
+        self.examine(batch, loss)
+        return self.update_metrics(batch, loss, target, output)
+
+
+def compile_function(function, variables, jit_compile):
+    """Compiles `function`; TensorFlow finds the variables it reads by itself."""
+    return tf.function(function, jit_compile=jit_compile, reduce_retracing=True)

@@ -1,0 +1,20 @@
+"""Images for training: load them once as bytes, then batch them reproducibly.
+
+`load_images` is the one way in; `ImageDataset` is what `model.fit` takes. TensorFlow and
+TensorFlow Datasets are imported only when `load_tfds` runs.
+"""
+
+from keras_ddpm.data.dataset import ImageDataset
+from keras_ddpm.data.drawn_flowers import draw_flowers
+from keras_ddpm.data.folder import load_folder
+from keras_ddpm.data.images import ImageSet, load_images
+from keras_ddpm.data.tfds import load_tfds
+
+__all__ = [
+    "ImageDataset",
+    "ImageSet",
+    "draw_flowers",
+    "load_folder",
+    "load_images",
+    "load_tfds",
+]

@@ -1,0 +1,142 @@
+"""Batches for `model.fit`, shuffled and flipped as a function of the seed and the epoch alone."""
+
+import keras
+import numpy as np
+
+from keras_ddpm.data.images import ImageSet
+
+
+class ImageDataset(keras.utils.PyDataset):
+    """Serves images in batches, in a new order and with new flips every epoch.
+
+    What an epoch looks like depends only on `(seed, epoch)`, not on the epochs before it. So a
+    run resumed at epoch 7 with `ImageDataset(..., epoch=7)` sees what it would have seen
+    without the interruption. Three things to know:
+
+    - Call `fit(dataset, shuffle=False)`. With its default `shuffle=True` Keras also shuffles the
+      order of the batches by Python's global `random`; the batches themselves stay the same.
+    - Leave `steps_per_epoch` at None, so that an epoch is one pass over the images.
+    - Leave `workers` at 1: cutting a batch out of memory takes no time worth sharing, and
+      with more workers Keras lets leftover batches of one pass begin the next.
+
+    Args:
+        images: uint8 or float array of shape (n, height, width, channels), or an ImageSet.
+        labels: Array of n labels, or None; None takes those of an ImageSet, if it has any.
+        batch_size: Images in a batch, at most n.
+        shuffle: Whether each epoch goes through the images in a new order.
+        flip: Whether each image is mirrored left to right with probability 1/2.
+        seed: A non-negative int.
+        epoch: The epoch to begin with, a non-negative int. The attribute `epoch` can also be
+            set later, before `fit(initial_epoch=...)` for instance.
+        drop_remainder: Whether to leave out the smaller batch at the end of an epoch.
+        **kwargs: For `keras.utils.PyDataset`.
+
+    Items are tuples of numpy arrays: `(images,)`, or `(images, labels)` when there are labels.
+    The images keep their dtype and range, so that bytes stay bytes until they reach the model.
+
+    Raises:
+        TypeError: `images` is no array of bytes or floats.
+        ValueError: A number is out of range, or there are not as many labels as images.
+
+    Example:
+        >>> dataset = ImageDataset(np.zeros((10, 8, 8, 3), "uint8"), batch_size=4)
+        >>> len(dataset), dataset[0][0].shape
+        (2, (4, 8, 8, 3))
+    """
+
+    def __init__(
+        self,
+        images,
+        labels=None,
+        batch_size=32,
+        shuffle=True,
+        flip=True,
+        seed=0,
+        epoch=0,
+        drop_remainder=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if isinstance(images, ImageSet):
+            labels = images.labels if labels is None else labels
+            images = images.images
+        self.images = _check_images(images)
+        self.labels = None if labels is None else np.asarray(labels)
+        if self.labels is not None and self.labels.shape[:1] != self.images.shape[:1]:
+            raise ValueError(
+                f"labels must be one for each of the {len(self.images)} images, got "
+                f"shape {self.labels.shape}"
+            )
+        self.batch_size = _check_int("batch_size", batch_size, 1)
+        if batch_size > len(self.images):
+            raise ValueError(
+                f"batch_size={batch_size} is more than there are images ({len(self.images)})"
+            )
+        self.shuffle = shuffle
+        self.flip = flip
+        self.seed = _check_int("seed", seed, 0)
+        self.drop_remainder = drop_remainder
+        self.epoch = epoch
+
+    @property
+    def epoch(self):
+        """The epoch whose batches are served now."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch):
+        self._epoch = _check_int("epoch", epoch, 0)
+        self._begun = False
+        # Two streams, so that turning one of the two off leaves the other as it was. SeedSequence
+        # makes neighbouring seeds and epochs independent.
+        streams = np.random.SeedSequence((self.seed, self._epoch)).spawn(2)
+        order_rng, flip_rng = (np.random.default_rng(stream) for stream in streams)
+        count = len(self.images)
+        order = order_rng.permutation(count) if self.shuffle else np.arange(count)
+        flipped = flip_rng.random(count) < 0.5 if self.flip else np.zeros(count, bool)
+        self._plan = order, flipped
+
+    def __len__(self):
+        full, rest = divmod(len(self.images), self.batch_size)
+        return full if self.drop_remainder or not rest else full + 1
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of a data set of {len(self)} batches")
+        order, flipped = self._plan
+        chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+        images = self.images[chosen]  # a copy, so flipping leaves the originals alone
+        mirror = flipped[chosen]
+        images[mirror] = images[mirror, :, ::-1]
+        return (images,) if self.labels is None else (images, self.labels[chosen])
+
+    def __iter__(self):
+        self.on_epoch_begin()
+        yield from super().__iter__()
+
+    def on_epoch_begin(self):
+        """Notes that the epoch has begun. Keras and `for batch in dataset` both call this."""
+        self._begun = True
+
+    def on_epoch_end(self):
+        """Moves on to the next epoch, if this one has begun.
+
+        The condition is there because Keras calls this once more, before the first epoch.
+        """
+        if self._begun:
+            self.epoch += 1
+
+
+def _check_images(images):
+    images = np.asarray(images)
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise TypeError(f"images must be an array of uint8 or floats, got dtype {images.dtype}")
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"images must have shape (n, height, width, channels), got {images.shape}")
+    return images
+
+
+def _check_int(name, value, smallest):
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < smallest:
+        raise ValueError(f"{name} must be an int of at least {smallest}, got {value!r}")
+    return int(value)

@@ -1,0 +1,92 @@
+"""The two layers that Keras does not have: a time embedding and self-attention on images."""
+
+import math
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_ddpm")
+class TimeEmbedding(keras.layers.Layer):
+    """Sinusoidal embedding of the timestep: Vaswani et al. (2017), as Ho et al. (2020) use it.
+
+    Input: int32 `(batch,)`. Output: float32 `(batch, dim)`, first the sines, then the cosines
+    of t · 10000^(−i / (dim/2 − 1)). Always float32: bfloat16 cannot count to 999.
+
+    Args:
+        dim: even int >= 4, the size of the embedding.
+    """
+
+    def __init__(self, dim, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        if dim < 4 or dim % 2:
+            raise ValueError(f"dim must be an even number of at least 4, got {dim}.")
+        self.dim = dim
+
+    def call(self, t):
+        half = self.dim // 2
+        frequencies = ops.exp(ops.arange(half, dtype="float32") * (-math.log(10000) / (half - 1)))
+        angles = ops.expand_dims(ops.cast(t, "float32"), -1) * frequencies
+        return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape, self.dim)
+
+    def get_config(self):
+        return {**super().get_config(), "dim": self.dim}
+
+
+@keras.saving.register_keras_serializable("keras_ddpm")
+class SelfAttention(keras.layers.Layer):
+    """Every pixel looks at every other: softmax(q kᵀ / √d) v, then a projection.
+
+    The projection starts at zero, so that a residual connection around the layer is the
+    identity at first. Keras computes the softmax in float32 under any dtype policy.
+
+    Input and output: `(batch, height, width, channels)`.
+
+    Args:
+        num_heads: int, must divide the number of channels.
+    """
+
+    def __init__(self, num_heads=1, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} must divide the {channels} channels.")
+
+        def dense(name, initializer):
+            layer = keras.layers.Dense(
+                channels, kernel_initializer=initializer, dtype=self.dtype_policy, name=name
+            )
+            layer.build(input_shape)
+            return layer
+
+        self.query = dense("query", variance_scaling())
+        self.key = dense("key", variance_scaling())
+        self.value = dense("value", variance_scaling())
+        self.projection = dense("projection", "zeros")
+
+    def call(self, x):
+        _, height, width, channels = x.shape
+        heads = (-1, height * width, self.num_heads, channels // self.num_heads)
+        attended = ops.dot_product_attention(
+            ops.reshape(self.query(x), heads),
+            ops.reshape(self.key(x), heads),
+            ops.reshape(self.value(x), heads),
+        )
+        return self.projection(ops.reshape(attended, (-1, height, width, channels)))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "num_heads": self.num_heads}
+
+
+def variance_scaling():
+    """Ho et al.'s initialiser: uniform, with the variance 1 / (mean of fan-in and fan-out)."""
+    return keras.initializers.VarianceScaling(1.0, mode="fan_avg", distribution="uniform")

@@ -1,0 +1,368 @@
+"""`DiffusionModel`: a network, a diffusion process and an averaged copy, as a `keras.Model`."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ddpm import faults
+from keras_ddpm.backend import TrainStep
+from keras_ddpm.batches import stratified_timesteps, to_float, to_labels
+from keras_ddpm.diffusion import GaussianDiffusion
+from keras_ddpm.samplers import make_sampler, plan_timesteps
+from keras_ddpm.samplers.loop import SamplingLoop, choose_frames, initial_noise
+from keras_ddpm.validation import check_fraction, check_positive_int
+
+VALIDATION_SEED = 2020  # any fixed number: each evaluation then sees the same noise
+
+
+@keras.saving.register_keras_serializable("keras_ddpm")
+class DiffusionModel(TrainStep, keras.Model):
+    """Trains a denoiser with `fit` and samples from its averaged weights with `generate`.
+
+    `fit` and `evaluate` take images, or (images, labels), from NumPy, tf.data, a PyDataset or a
+    torch DataLoader: uint8, or float in [-1, 1], `(batch, height, width, channels)`.
+
+    Args:
+        network: functional `keras.Model` called as `network([x_t, t])`, or
+            `network([x_t, t, label])` with an Embedding layer named `"label_embedding"` whose
+            last row means "no label". `build_unet` makes such networks.
+        diffusion: a `GaussianDiffusion`; None is its default.
+        ema_decay: float in [0, 1), decay of the averaged weights.
+        label_dropout: float in [0, 1), share of labels replaced by "no label" in training, which
+            is what classifier-free guidance needs (Ho & Salimans 2022).
+        seed: optional int, for timesteps, noise and label dropout.
+
+    Example:
+
+    ```python
+    network = build_unet(image_size=64)
+    model = DiffusionModel(network, GaussianDiffusion())
+    model.compile(optimizer=keras.optimizers.Adam(2e-4), loss="mse")
+    model.fit(images, batch_size=32, epochs=10)
+    samples = model.generate(16, sampler="ddim", steps=50, seed=0)
+    ```
+    """
+
+    def __init__(
+        self, network, diffusion=None, ema_decay=0.999, label_dropout=0.1, seed=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.network = network
+        self.diffusion = GaussianDiffusion() if diffusion is None else diffusion
+        self.ema_decay = check_fraction("ema_decay", ema_decay)
+        self.label_dropout = check_fraction("label_dropout", label_dropout)
+        self.ema_network = keras.models.clone_model(network)
+        self.ema_network.set_weights(network.get_weights())
+        self.ema_network.trainable = False
+
+        self.sample_shape = tuple(network.inputs[0].shape[1:])
+        self.is_image = len(self.sample_shape) == 3
+        self.num_classes = None
+        if len(network.inputs) == 3:
+            self.num_classes = network.get_layer("label_embedding").input_dim - 1
+
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.validation_seeds = keras.random.SeedGenerator(VALIDATION_SEED)
+        # Mean of the training data in each channel: what the samples' tint is measured against.
+        self.data_mean = self._state("data_mean", self.sample_shape[-1:])
+        self.fault = self._state("fault", (3,))
+        self.built = True
+        self._sampling_loop = None
+
+    def _state(self, name, shape):
+        return self.add_weight(
+            name=name, shape=shape, dtype="float32", initializer="zeros", trainable=False
+        )
+
+    def call(self, inputs, training=False):
+        """What the averaged network says of `[x_t, t]` or `[x_t, t, label]`."""
+        return self.ema_network(inputs, training=False)
+
+    # ---- training: everything but differentiation ------------------------------------------
+
+    def prepare_batch(self, data, validation=False):
+        """One batch, ready for the loss: data, timesteps, noise and labels.
+
+        Args:
+            data: what `fit` hands over: x, (x, labels) or (x, labels, sample_weight).
+            validation: bool. Then the timesteps are spread evenly, and no label is dropped.
+
+        Returns:
+            A dict of tensors: `x_start`, `t`, `noise`, `sample_weight` and `fault`; with classes
+            `label` as well.
+        """
+        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x_start = to_float(x, self.sample_shape)
+        fault = faults.examine_pixels(x_start, self.is_image)
+        t, noise, is_dropped = self.draw(ops.shape(x_start), validation)
+        batch = {"x_start": x_start, "t": t, "noise": noise, "sample_weight": sample_weight}
+        if self.num_classes is None:
+            if labels is not None:
+                raise ValueError(
+                    "labels were given to an unconditional network. Build it with num_classes, "
+                    "or leave the labels out: `dataset.map(lambda x, y: x)`."
+                )
+            return {**batch, "fault": fault}
+        labels = to_labels(labels, self.num_classes)
+        fault = faults.first_fault(fault, faults.examine_labels(labels, self.num_classes))
+        # The extra label "no label" is also what a wrong one becomes, until the fault is raised.
+        is_wrong = ops.logical_or(labels < 0, labels >= self.num_classes)
+        no_label = ops.logical_or(is_dropped, is_wrong)
+        return {**batch, "fault": fault, "label": ops.where(no_label, self.num_classes, labels)}
+
+    def draw(self, shape, validation=False):
+        """The random numbers of a batch of `shape`.
+
+        Returns:
+            Timesteps `(batch,)` int32, noise of `shape`, and bools `(batch,)`: whose label to drop.
+        """
+        total = self.diffusion.timesteps
+        if validation:
+            seeds = self.validation_seeds  # reset by `evaluate`: always the same noise
+            t = stratified_timesteps(shape[0], total, keras.random.uniform((), seed=seeds))
+            is_dropped = ops.zeros(shape[:1], "bool")
+        else:
+            seeds = self.seed_generator
+            t = keras.random.randint(shape[:1], 0, total, dtype="int32", seed=seeds)
+            is_dropped = keras.random.uniform(shape[:1], seed=seeds) < self.label_dropout
+        return t, keras.random.normal(shape, dtype="float32", seed=seeds), is_dropped
+
+    def denoising_loss(self, network, batch, training):
+        """The simplified objective E ‖ϵ − ϵ_θ(√ᾱ_t x₀ + √(1 − ᾱ_t) ϵ, t)‖², eq. 14.
+
+        ϵ is replaced by x₀ or v if the diffusion's `prediction` says so, and the squared error by
+        the compiled loss.
+
+        Returns:
+            The scalar loss, the target and the network's output.
+        """
+        x_start, t, noise = batch["x_start"], batch["t"], batch["noise"]
+        x_t = self.diffusion.q_sample(x_start, t, noise)
+        inputs = [x_t, t] + ([batch["label"]] if "label" in batch else [])
+        output = network(inputs, training=training)
+        target = self.diffusion.target(x_start, t, noise)
+        weight = batch["sample_weight"]
+        if weight is not None:  # one weight an image, for losses of one value a pixel
+            weight = ops.reshape(weight, (-1,) + (1,) * (len(x_start.shape) - 2))
+        loss = self.compute_loss(
+            x=x_t, y=target, y_pred=output, sample_weight=weight, training=training
+        )
+        return loss, target, output
+
+    def examine(self, batch, loss, gradients=()):
+        """Records the first fault there is; says whether the step may change the weights."""
+        may_overflow = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        step = faults.examine_step(loss, gradients, may_overflow)
+        self.fault.assign(faults.first_fault(self.fault.value, batch["fault"], step))
+        return ops.equal(self.fault[0], faults.HEALTHY)
+
+    def apply_gradients(self, gradients, batch):
+        """One optimiser step, then the averages follow: of the weights, and of the data.
+
+        ema ← ema + (1 − decay) (weights − ema). The decay of update n is at most
+        (1 + n) / (10 + n), so that the average forgets the random initial weights quickly.
+        """
+        before = ops.cast(self.optimizer.iterations, "float32")
+        self.optimizer.apply(gradients, self.network.trainable_variables)
+        n = ops.cast(self.optimizer.iterations, "float32")
+        decay = ops.minimum(self.ema_decay, (1 + n) / (10 + n))
+        # Gradient accumulation and loss scaling skip updates: then the average waits, too.
+        rate = ops.where(n > before, 1 - decay, 0.0)
+        for weight, average in zip(self.network.weights, self.ema_network.weights):
+            average.assign_add(ops.cast(rate, average.dtype) * (weight - average))
+        batch_mean = ops.mean(batch["x_start"], axis=tuple(range(len(self.sample_shape))))
+        rate = ops.maximum(1 / ops.maximum(n, 1.0), 0.001)
+        self.data_mean.assign_add(rate * (batch_mean - self.data_mean))
+
+    def update_metrics(self, batch, loss, target, output):
+        """Brings the logs up to date: the loss, and compiled metrics of target and output."""
+        tracker = next(metric for metric in self.metrics if metric.name == "loss")
+        tracker.update_state(loss, sample_weight=ops.shape(target)[0])
+        return self.compute_metrics(batch["x_start"], target, output, batch["sample_weight"])
+
+    # ---- the Keras road: compile, fit, evaluate ---------------------------------------------
+
+    def compile(self, optimizer="adam", loss="mse", **kwargs):
+        """As `keras.Model.compile`; the loss compares the network's output with its target."""
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        # Keras would build these on the first batch, by calling the model on raw images.
+        example = ops.zeros((1, *self.sample_shape))
+        self.compute_loss(y=example, y_pred=example)
+        self.compute_metrics(None, example, example)
+        self.reset_metrics()
+        self.optimizer.build(self.network.trainable_variables)
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs):
+        """As `keras.Model.fit`. `y`, if there is one, holds labels.
+
+        Raises:
+            ValueError: for pixels outside [-1, 1] or NaN, or labels out of range.
+            FloatingPointError: once the loss or the gradients are no longer finite. The weights
+                are then those before that step.
+        """
+        self.fault.assign(ops.zeros((3,)))
+        callbacks = [faults.StopOnFault(), *keras.tree.flatten(callbacks or [])]
+        return super().fit(
+            x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs
+        )
+
+    def evaluate(self, *args, **kwargs):
+        """As `keras.Model.evaluate`: the loss of the averaged weights, with the same noise each time."""
+        self.fault.assign(ops.zeros((3,)))
+        state = self.validation_seeds.state
+        state.assign(ops.cast([VALIDATION_SEED, 0], state.dtype))
+        result = super().evaluate(*args, **kwargs)
+        faults.raise_fault(self, "in the evaluation data")
+        return result
+
+    # ---- sampling ----------------------------------------------------------------------------
+
+    def generate(
+        self,
+        num_images=None,
+        labels=None,
+        sampler="ddim",
+        steps=None,
+        timesteps=None,
+        spacing=None,
+        eta=0.0,
+        clip_denoised=None,
+        seed=None,
+        noise=None,
+        batch_size=64,
+        progress=False,
+        return_trajectory=False,
+    ):
+        """Samples from the averaged weights.
+
+        Args:
+            num_images: int, how many; not needed with `noise` or a list of labels.
+            labels: int, or ints `(num_images,)`, the classes wanted; None means "no label".
+            sampler, steps, timesteps, spacing, eta: as for `keras_ddpm.sample`.
+            clip_denoised: bool, whether to clip each x̂₀ to [-1, 1]; None: images yes, points no.
+            seed: optional int. The same seed gives the same images, whatever `batch_size`.
+            noise: optional float array `(num_images, ...)`, x_T instead of drawing it.
+            batch_size: int, how many images are in memory at once.
+            progress: bool, whether to show a progress bar.
+            return_trajectory: True for every step, an int for so many evenly spaced ones, or a
+                list of step numbers.
+
+        Returns:
+            float32 NumPy array `(num_images, ...)`, images in [-1, 1]. With `return_trajectory`
+            also a `Trajectory`.
+        """
+        sampler = make_sampler(sampler, eta)
+        timesteps = plan_timesteps(self.diffusion, sampler, steps, timesteps, spacing)
+        frames = choose_frames(return_trajectory, len(timesteps))
+        batch_size = check_positive_int("batch_size", batch_size)
+        seed = np.random.SeedSequence().entropy if seed is None else seed
+        noise = self._initial_noise(noise, num_images, labels, seed)
+        labels = self._sampling_labels(labels, len(noise))
+        clip_denoised = self.is_image if clip_denoised is None else clip_denoised
+        if self._sampling_loop is None:
+            self._sampling_loop = SamplingLoop(
+                lambda *inputs: self.ema_network(list(inputs), training=False),
+                self.diffusion,
+                self.ema_network.variables,
+                self.jit_compile,
+            )
+        conditions = () if labels is None else (labels,)
+        return self._sampling_loop.in_batches(
+            noise,
+            sampler,
+            timesteps,
+            seed,
+            clip_denoised,
+            conditions,
+            frames,
+            batch_size,
+            progress,
+        )
+
+    def _initial_noise(self, noise, num_images, labels, seed):
+        if noise is not None:
+            noise = np.asarray(noise, dtype="float32")
+            if noise.shape[1:] != self.sample_shape or num_images not in (None, len(noise)):
+                raise ValueError(
+                    f"noise has shape {noise.shape}, but must be (num_images, *{self.sample_shape})"
+                    f" with num_images={num_images}."
+                )
+            return noise
+        if num_images is None and np.ndim(labels) == 1:
+            num_images = len(labels)
+        num_images = check_positive_int("num_images", num_images)
+        return initial_noise(seed, (num_images, *self.sample_shape))
+
+    def _sampling_labels(self, labels, num_images):
+        """Class numbers as int32 `(num_images,)`; None for an unconditional network."""
+        if self.num_classes is None:
+            if labels is not None:
+                raise ValueError(
+                    f"labels={labels!r} were given, but the network has no classes. Build it with "
+                    "num_classes and train it with labels."
+                )
+            return None
+        if labels is None:
+            return np.full(num_images, self.num_classes, "int32")  # "no label"
+        array = np.asarray(labels)
+        if array.dtype.kind not in "iu" or array.shape not in ((), (num_images,)):
+            raise ValueError(
+                f"labels={labels!r} must be one int, or {num_images} of them, one an image."
+            )
+        if array.min() < 0 or array.max() >= self.num_classes:
+            raise ValueError(
+                f"labels={labels!r} must lie in [0, {self.num_classes - 1}], the network's classes."
+            )
+        return np.broadcast_to(array, (num_images,)).astype("int32")
+
+    # ---- saving ------------------------------------------------------------------------------
+
+    def save_own_variables(self, store):
+        """Random states, beside the weights, so that a loaded model goes on where it stopped."""
+        store["data_mean"] = ops.convert_to_numpy(self.data_mean)
+        for i, state in enumerate(self._seed_states()):
+            store[f"seed_{i}"] = ops.convert_to_numpy(state).astype("int64")
+
+    def load_own_variables(self, store):
+        self.data_mean.assign(store["data_mean"])
+        for i, state in enumerate(self._seed_states()):
+            # Bits, not values: a backend's seeds may be signed or unsigned.
+            value = np.array(store[f"seed_{i}"]).astype("uint32")
+            dtype = keras.backend.standardize_dtype(state.dtype)
+            state.assign(value.view("int32") if dtype == "int32" else value.astype(dtype))
+
+    def _seed_states(self):
+        return [v for v in self.non_trainable_variables if v.name == "seed_generator_state"]
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "network": keras.saving.serialize_keras_object(self.network),
+            "diffusion": keras.saving.serialize_keras_object(self.diffusion),
+            "ema_decay": self.ema_decay,
+            "label_dropout": self.label_dropout,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for part in ("network", "diffusion"):
+            config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
+        return cls(**config)
+
+    def get_compile_config(self):
+        return _portable(super().get_compile_config())
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+
+def _portable(config):
+    """torch writes classes of its own for optimisers; every backend can load their originals."""
+    if isinstance(config, dict):
+        config = {key: _portable(value) for key, value in config.items()}
+        if ".torch." in str(config.get("module")):
+            config.update(module="keras.optimizers", registered_name=config["class_name"])
+    return config

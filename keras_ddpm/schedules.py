@@ -1,0 +1,52 @@
+"""Beta schedules: how much noise each step of the forward process adds.
+
+Everything here is float64 NumPy. A schedule is computed once, so precision is free.
+"""
+
+import numpy as np
+
+
+def linear_betas(timesteps, beta_start=1e-4, beta_end=0.02):
+    """Evenly spaced betas, as in Ho et al. (2020), section 4.
+
+    The published end points belong to 1000 steps. Fewer steps with the same end points
+    leave part of the image in `x_T`.
+
+    Args:
+        timesteps: int, the number of steps T.
+        beta_start: float in (0, 1), variance of the first step.
+        beta_end: float in (0, 1), variance of the last step.
+
+    Returns:
+        float64 array of shape `(timesteps,)`.
+
+    Example:
+
+    >>> linear_betas(1000)[[0, -1]]
+    array([0.0001, 0.02  ])
+    """
+    return np.linspace(beta_start, beta_end, timesteps, dtype="float64")
+
+
+def cosine_betas(timesteps, offset=0.008, max_beta=0.999):
+    """Betas whose cumulative signal follows a squared cosine.
+
+    Nichol & Dhariwal (2021), eq. 17. It destroys the image more slowly than the linear
+    schedule, which suits small images.
+
+    Args:
+        timesteps: int, the number of steps T.
+        offset: float, the paper's s: keeps the first betas from vanishing.
+        max_beta: float, clips the last betas, where the cosine reaches zero.
+
+    Returns:
+        float64 array of shape `(timesteps,)`.
+    """
+    steps = np.arange(timesteps + 1, dtype="float64") / timesteps
+    # ᾱ(t) = f(t) / f(0),  f(t) = cos²( (t/T + s) / (1 + s) · π/2 )
+    signal = np.cos((steps + offset) / (1 + offset) * np.pi / 2) ** 2
+    # β_t = 1 − ᾱ_t / ᾱ_{t−1}
+    return np.minimum(1 - signal[1:] / signal[:-1], max_beta)
+
+
+SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
