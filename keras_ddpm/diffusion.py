@@ -274,7 +274,7 @@ class GaussianDiffusion:
                 f"(timesteps={self.timesteps}), but sampling starts from pure noise. Use "
                 "schedule='cosine', or timesteps=1000, or a linear schedule with betas scaled to "
                 f"the number of steps: beta_start={1e-4 * scale:.2g}, "
-                f"beta_end={min(0.02 * scale, 0.999):.2g}.",
+                f"beta_end={min(0.02 * scale, 0.999):.3g}.",
                 stacklevel=3,
             )
 

@@ -56,8 +56,10 @@ def _report(is_fine, code, first, second):
 
 
 def raise_fault(model, when):
-    """Raises what `model.fault` says; does nothing while it is healthy."""
+    """Raises what `model.fault` says, once; does nothing while it is healthy."""
     code, first, second = (float(v) for v in ops.convert_to_numpy(model.fault))
+    if code != HEALTHY:
+        model.fault.assign(ops.zeros((3,)))
     if code == BAD_PIXELS:
         raise ValueError(
             f"x holds values from {first:.4g} to {second:.4g} or NaN ({when}), but images must be "

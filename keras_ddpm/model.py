@@ -196,20 +196,25 @@ class DiffusionModel(TrainStep, keras.Model):
     def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs):
         """As `keras.Model.fit`. `y`, if there is one, holds labels.
 
+        A PyDataset is served in its own order: `shuffle` is False for it unless given.
+
         Raises:
             ValueError: for pixels outside [-1, 1] or NaN, or labels out of range.
             FloatingPointError: once the loss or the gradients are no longer finite. The weights
                 are then those before that step.
         """
         self.fault.assign(ops.zeros((3,)))
+        self._eval_epoch_iterator = None  # Keras would reuse that of a fit that raised
         callbacks = [faults.StopOnFault(), *keras.tree.flatten(callbacks or [])]
+        if isinstance(x, keras.utils.PyDataset):
+            kwargs.setdefault("shuffle", False)
         return super().fit(
             x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs
         )
 
     def evaluate(self, *args, **kwargs):
         """As `keras.Model.evaluate`: the loss of the averaged weights, with the same noise each time."""
-        self.fault.assign(ops.zeros((3,)))
+        faults.raise_fault(self, "in training")  # of the epoch that this validation ends
         state = self.validation_seeds.state
         state.assign(ops.cast([VALIDATION_SEED, 0], state.dtype))
         result = super().evaluate(*args, **kwargs)

@@ -94,6 +94,8 @@ def test_shuffling_and_flipping_do_not_disturb_each_other():
 def test_epochs_advance_once_begun():
     dataset = ImageDataset(numbered_images(8), batch_size=4)
     dataset.on_epoch_end()  # as fit does before its first epoch
+    next(iter(dataset))  # as fit does to build a model
+    dataset.on_epoch_end()
     assert dataset.epoch == 0
     for epoch in range(3):
         np.testing.assert_array_equal(
@@ -118,11 +120,11 @@ def test_an_image_set_brings_its_labels():
     [
         (ValueError, {"batch_size": 5}),
         (ValueError, {"batch_size": 0}),
-        (ValueError, {"batch_size": 2.0}),
+        (TypeError, {"batch_size": 2.0}),
         (ValueError, {"seed": -1}),
-        (ValueError, {"seed": None}),
+        (TypeError, {"seed": None}),
         (ValueError, {"epoch": -1}),
-        (ValueError, {"epoch": 0.5}),
+        (TypeError, {"epoch": 0.5}),
         (ValueError, {"labels": np.arange(3)}),
         (ValueError, {"labels": 3}),
         (ValueError, {"images": numbered_images(4)[0]}),
@@ -169,7 +171,6 @@ def record_fit(dataset, **options):
     outputs = keras.layers.Dense(1)(keras.layers.Flatten()(x))
     model = keras.Model(inputs, outputs)
     model.compile(loss="mse", run_eagerly=True)
-    recorder.batches.clear()
     model.fit(dataset, shuffle=False, verbose=0, **options)
     return recorder.batches
 
@@ -177,7 +178,10 @@ def record_fit(dataset, **options):
 def test_fit_sees_the_promised_batches_and_a_resumed_fit_the_same():
     images, labels = numbered_images(11), np.arange(11.0)
     validation = ImageDataset(images, labels, 4, shuffle=False, flip=False, drop_remainder=False)
-    make = lambda epoch: ImageDataset(images, labels, batch_size=3, seed=7, epoch=epoch)  # noqa: E731
+
+    def make(epoch):
+        return ImageDataset(images, labels, batch_size=3, seed=7, epoch=epoch)
+
     promised = [x for epoch in range(4) for x, _ in make(epoch)]
 
     dataset = make(0)
@@ -188,6 +192,18 @@ def test_fit_sees_the_promised_batches_and_a_resumed_fit_the_same():
     np.testing.assert_array_equal(resumed, promised[6:])
     dataset.epoch = 2
     np.testing.assert_array_equal(record_fit(dataset, initial_epoch=2, epochs=4), promised[6:])
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])  # one, one and two batches
+def test_epochs_of_a_small_set_follow_fit_by_callback(count):
+    def make(epoch):
+        return ImageDataset(numbered_images(count), np.ones(count), min(count, 3), epoch=epoch)
+
+    promised = [x for epoch in (2, 3) for x, _ in make(epoch)]
+    dataset = make(0)
+    callbacks = [dataset.epoch_callback()]
+    seen = record_fit(dataset, initial_epoch=2, epochs=4, callbacks=callbacks)
+    np.testing.assert_array_equal(seen, promised)
 
 
 def test_fit_compiled_on_bytes():

@@ -83,7 +83,7 @@ def test_camera_rotation_is_applied(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     image = load_one(tmp_path / "a.png")
-    assert (image[:, 5:] == 255).all() and (image[:, :3] == 0).all()
+    assert (image[:, 5:] > 250).all() and (image[:, :3] < 5).all()
 
 
 def test_crop_is_central(tmp_path):
@@ -202,7 +202,7 @@ def test_folders_without_a_readable_image_are_errors(tmp_path):
 def test_wrong_arguments_are_named_before_anything_is_read(tmp_path, wrong):
     (tmp_path / "a.png").write_bytes(b"no image")
     (argument,) = wrong
-    with pytest.raises(ValueError, match=argument):
+    with pytest.raises((TypeError, ValueError), match=argument):
         load_images(tmp_path, **wrong)
 
 
@@ -287,7 +287,8 @@ def test_works_without_tensorflow(tmp_path):
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None  # not importable
 from keras_ddpm.data import ImageDataset, load_images
-assert ImageDataset(load_images(sys.argv[1], image_size=8), batch_size=1)[0][0].shape[1:] == (8, 8, 3)
+folder = load_images(sys.argv[1], image_size=8)
+assert ImageDataset(folder, batch_size=1)[0][0].shape == (1, 8, 8, 3)
 assert len(load_images("drawn_flowers", image_size=24, num_images=2)) == 2
 try:
     load_images("mnist")
@@ -301,6 +302,9 @@ else:
 
 
 def test_import_leaves_tensorflow_alone():
-    code = "import sys, keras_ddpm.data; assert not {'tensorflow', 'tensorflow_datasets'} & {*sys.modules}"
+    code = """
+import sys, keras_ddpm.data
+assert not {"tensorflow", "tensorflow_datasets"} & {*sys.modules}
+"""
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)

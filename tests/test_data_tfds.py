@@ -1,5 +1,6 @@
 """TensorFlow Datasets by name: on disk, mocked, unknown, and out of reach."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -19,7 +20,7 @@ class TinyFlowers(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         features = {"image": tfds.features.Image(shape=self.SHAPE, dtype=self.DTYPE)}
         if self.LABELS:
             features["label"] = tfds.features.ClassLabel(names=self.LABELS)
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples(4), "test": self._generate_examples(2)}
@@ -46,7 +47,7 @@ class TinyClear(TinyFlowers, skip_registration=True):
 class TinySounds(TinyFlowers, skip_registration=True):
     def _info(self):
         features = tfds.features.FeaturesDict({"sound": np.float32})
-        return self.dataset_info_from_configs(features=features)
+        return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _generate_examples(self, count):
         yield 0, {"sound": 1.0}
@@ -124,7 +125,7 @@ def test_oxford_flowers102_by_name(tmp_path):
 
 
 def test_a_data_set_without_images_is_refused(data_dir):
-    with pytest.raises(ValueError, match='tiny_sounds.*no "image" feature.*sound'):
+    with pytest.raises(ValueError, match='(?s)tiny_sounds.*no "image" feature.*sound'):
         load_images("tiny_sounds", data_dir=data_dir)
 
 
@@ -156,3 +157,10 @@ def test_no_network_says_what_to_do_instead(tmp_path, monkeypatch, error):
 def test_an_interrupted_download_is_not_taken_for_a_folder_of_images(tmp_path, monkeypatch):
     (tmp_path / "oxford_flowers102").mkdir()
     test_no_network_says_what_to_do_instead(tmp_path, monkeypatch, ConnectionError("again"))
+
+
+def test_the_gpu_is_left_to_the_backend(data_dir, monkeypatch):
+    calls = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *args: calls.append(args))
+    load_images("tiny_flowers", image_size=8, data_dir=data_dir)
+    assert calls == ([] if keras.backend.backend() == "tensorflow" else [([], "GPU")])

@@ -11,9 +11,9 @@ from keras_ddpm.data.drawn_flowers import (
     COLOURS,
     LABEL_NAMES,
     PETALS,
-    describe_flowers,
     draw_flowers,
 )
+from keras_ddpm.data.read_flowers import describe_flowers
 
 CLASSES = len(LABEL_NAMES)
 few = settings(max_examples=15, deadline=None)
@@ -121,8 +121,8 @@ def test_default_labels_can_be_asked_for_again():
 # ---- reading back ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size, n", [(32, 1000), (64, 250)])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("size, n", [(32, 800), (64, 200)])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_colour_and_petals_are_read_back(size, n, seed):
     colour, petals = share_right(*draw_flowers(n, size, seed))
     assert colour >= 0.99 and petals >= 0.99
@@ -130,9 +130,9 @@ def test_colour_and_petals_are_read_back(size, n, seed):
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_every_class_is_read_back(size):
-    labels = np.repeat(np.arange(CLASSES), 10)
+    labels = np.repeat(np.arange(CLASSES), 6)
     found, _ = describe_flowers(draw_flowers(len(labels), size, 8, labels)[0])
-    assert (found == labels).reshape(CLASSES, 10).mean(axis=1).min() >= 0.8
+    assert (found == labels).reshape(CLASSES, 6).mean(axis=1).min() >= 0.8
 
 
 @pytest.mark.parametrize("size", [24, 48, (32, 48), (70, 50)])
@@ -196,8 +196,11 @@ def test_flowers_by_another_hand_are_counted(petals):
     assert (describe_flowers(images)[0] == expected).all()
 
 
-def no_flowers(kind, n=300, size=32):
+def no_flowers(kind, n, size):
     rng = np.random.default_rng(0)
+    if kind == "coarse noise":
+        blocks = rng.integers(0, 256, (n, 4, 4, 3), np.uint8)
+        return blocks.repeat(size // 4, 1).repeat(size // 4, 2)
     if kind == "uniform noise":
         return rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
     if kind == "gaussian noise":
@@ -208,19 +211,36 @@ def no_flowers(kind, n=300, size=32):
     grounds = drawn_flowers._paint(np.zeros(n, int), table, size, size, with_flower=False)
     if kind == "disc":
         y, x = np.mgrid[:size, :size] - (size - 1) / 2
-        colours = np.rint(255 * drawn_flowers._PETAL_TIP)[rng.integers(0, len(COLOURS), n)]
+        colours = np.rint(255 * drawn_flowers.PETAL_TIP)[rng.integers(0, len(COLOURS), n)]
         return np.where((np.hypot(x, y) < size / 3)[..., None], colours[:, None, None], grounds)
     return grounds
 
 
 @pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize("kind", ["uniform noise", "gaussian noise", "flat", "ground", "disc"])
+@pytest.mark.parametrize(
+    "kind", ["uniform noise", "gaussian noise", "coarse noise", "flat", "ground", "disc"]
+)
 def test_no_flower_is_seen_where_there_is_none(kind, size):
-    images = no_flowers(kind, size=size)
+    images = no_flowers(kind, 500 if kind == "coarse noise" else 6400 // size, size)
     images = images if kind == "gaussian noise" else images.astype(np.uint8)
     labels, confidence = describe_flowers(images)
     assert (labels == -1).mean() >= 0.99
     assert (confidence[labels == -1] == 0).all()
+
+
+def test_dots_around_an_empty_middle_are_no_flower():
+    picture = np.full((1, 32, 32, 3), (60, 100, 50), np.uint8)
+    y, x = np.mgrid[:32, :32] - 15.5
+    for angle in np.arange(6) * np.pi / 3:
+        picture[0, np.hypot(x - 10 * np.cos(angle), y - 10 * np.sin(angle)) < 2.5] = (220, 30, 30)
+    assert describe_flowers(picture)[0] == [-1]
+
+
+def test_strong_noise_is_averaged_away_in_large_pictures():
+    images, labels = draw_flowers(200, 64, 12)
+    noise = np.random.default_rng(0).normal(0, 40, images.shape)
+    noisy = np.clip(images + noise, 0, 255).astype(np.uint8)
+    assert min(share_right(noisy, labels)) >= 0.95
 
 
 def test_no_pictures_give_no_labels():

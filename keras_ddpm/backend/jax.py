@@ -45,6 +45,12 @@ class TrainStep:
         trainable, non_trainable, _, metrics = self._collect(scope)
         return logs, (trainable, non_trainable, metrics)
 
+    def _purge_model_variables(self, **kwargs):
+        """Keras empties the variables before a step; an error in tracing would lose them all.
+
+        Keeping them costs no memory: the step takes over their buffers.
+        """
+
     def _groups(self):
         return (
             self.trainable_variables,

@@ -8,11 +8,13 @@ from keras_ddpm.data.dataset import ImageDataset
 from keras_ddpm.data.drawn_flowers import draw_flowers
 from keras_ddpm.data.folder import load_folder
 from keras_ddpm.data.images import ImageSet, load_images
+from keras_ddpm.data.read_flowers import describe_flowers
 from keras_ddpm.data.tfds import load_tfds
 
 __all__ = [
     "ImageDataset",
     "ImageSet",
+    "describe_flowers",
     "draw_flowers",
     "load_folder",
     "load_images",

@@ -4,14 +4,15 @@ import keras
 import numpy as np
 
 from keras_ddpm.data.images import ImageSet
+from keras_ddpm.validation import check_positive_int
 
 
 class ImageDataset(keras.utils.PyDataset):
     """Serves images in batches, in a new order and with new flips every epoch.
 
     What an epoch looks like depends only on `(seed, epoch)`, not on the epochs before it. So a
-    run resumed at epoch 7 with `ImageDataset(..., epoch=7)` sees what it would have seen
-    without the interruption. Three things to know:
+    run resumed at epoch 7 with `ImageDataset(..., epoch=7)` and `fit(initial_epoch=7)` sees what
+    it would have seen without the interruption. Three things to know:
 
     - Call `fit(dataset, shuffle=False)`. With its default `shuffle=True` Keras also shuffles the
       order of the batches by Python's global `random`; the batches themselves stay the same.
@@ -35,7 +36,7 @@ class ImageDataset(keras.utils.PyDataset):
     The images keep their dtype and range, so that bytes stay bytes until they reach the model.
 
     Raises:
-        TypeError: `images` is no array of bytes or floats.
+        TypeError: `images` is no array of bytes or floats, or a number is no int.
         ValueError: A number is out of range, or there are not as many labels as images.
 
     Example:
@@ -67,14 +68,14 @@ class ImageDataset(keras.utils.PyDataset):
                 f"labels must be one for each of the {len(self.images)} images, got "
                 f"shape {self.labels.shape}"
             )
-        self.batch_size = _check_int("batch_size", batch_size, 1)
+        self.batch_size = check_positive_int("batch_size", batch_size)
         if batch_size > len(self.images):
             raise ValueError(
                 f"batch_size={batch_size} is more than there are images ({len(self.images)})"
             )
         self.shuffle = shuffle
         self.flip = flip
-        self.seed = _check_int("seed", seed, 0)
+        self.seed = check_positive_int("seed", seed, minimum=0)
         self.drop_remainder = drop_remainder
         self.epoch = epoch
 
@@ -85,8 +86,9 @@ class ImageDataset(keras.utils.PyDataset):
 
     @epoch.setter
     def epoch(self, epoch):
-        self._epoch = _check_int("epoch", epoch, 0)
+        self._epoch = check_positive_int("epoch", epoch, minimum=0)
         self._begun = False
+        self._served = 0
         # Two streams, so that turning one of the two off leaves the other as it was. SeedSequence
         # makes neighbouring seeds and epochs independent.
         streams = np.random.SeedSequence((self.seed, self._epoch)).spawn(2)
@@ -103,6 +105,7 @@ class ImageDataset(keras.utils.PyDataset):
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of a data set of {len(self)} batches")
+        self._served += 1
         order, flipped = self._plan
         chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
         images = self.images[chosen]  # a copy, so flipping leaves the originals alone
@@ -115,16 +118,28 @@ class ImageDataset(keras.utils.PyDataset):
         yield from super().__iter__()
 
     def on_epoch_begin(self):
-        """Notes that the epoch has begun. Keras and `for batch in dataset` both call this."""
+        """Notes that an epoch has begun. `fit` and `for batch in dataset` call this."""
         self._begun = True
 
     def on_epoch_end(self):
-        """Moves on to the next epoch, if this one has begun.
+        """Moves on to the next epoch, if all batches of this one have been served.
 
-        The condition is there because Keras calls this once more, before the first epoch.
+        The condition is there because before its first epoch `fit` calls this once more, and to
+        build a model it may have begun an epoch and taken the first batch.
         """
-        if self._begun:
+        if self._begun and self._served >= len(self):
             self.epoch += 1
+
+    def epoch_callback(self):
+        """A callback that keeps `epoch` equal to the epoch `fit` is in.
+
+        It is needed where only `fit` knows the epoch it begins with, as after
+        `keras.callbacks.BackupAndRestore`, and for a model that `fit` has yet to build when
+        there are only one or two batches: building it may then look like a whole epoch.
+        """
+        return keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: setattr(self, "epoch", epoch)
+        )
 
 
 def _check_images(images):
@@ -134,9 +149,3 @@ def _check_images(images):
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images must have shape (n, height, width, channels), got {images.shape}")
     return images
-
-
-def _check_int(name, value, smallest):
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < smallest:
-        raise ValueError(f"{name} must be an int of at least {smallest}, got {value!r}")
-    return int(value)

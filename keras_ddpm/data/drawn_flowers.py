@@ -3,14 +3,11 @@
 A flower is one petal outline, repeated around a centre. Because every picture is drawn from a
 label ("red 6-petalled"), a label can also be read back from pixels, so that a sample from a
 diffusion model can be checked: is the flower that was asked for red, and does it have six petals?
-
-    draw_flowers       label -> pixels: background, leaves, shadow, petals, centre
-    describe_flowers   pixels -> label: name each pixel's colour, then count the petals
+`read_flowers.py` does that.
 
 Only NumPy is used, and every step works on a whole batch of pictures at once.
 """
 
-import functools
 import numbers
 
 import numpy as np
@@ -22,11 +19,11 @@ LABEL_NAMES = tuple(f"{colour} {petals}-petalled" for colour in COLOURS for peta
 SMALLEST_SIZE = 24  # below this, eight petals are no longer countable
 
 # Petal colours, RGB in 0..1, in the order of COLOURS: near the centre, and at the tip.
-_PETAL_BASE = np.float32(
+PETAL_BASE = np.float32(
     [[0.60, 0.04, 0.10], [0.98, 0.64, 0.06], [0.16, 0.22, 0.68],
      [0.36, 0.12, 0.58], [0.86, 0.26, 0.52], [0.82, 0.86, 0.78]]
 )  # fmt: skip
-_PETAL_TIP = np.float32(
+PETAL_TIP = np.float32(
     [[0.94, 0.16, 0.14], [1.00, 0.88, 0.22], [0.34, 0.54, 0.98],
      [0.66, 0.38, 0.90], [1.00, 0.64, 0.78], [1.00, 1.00, 0.98]]
 )  # fmt: skip
@@ -36,24 +33,21 @@ _CENTRE = np.float32(
      [0.99, 0.82, 0.30], [0.99, 0.88, 0.42], [0.98, 0.74, 0.12]]
 )  # fmt: skip
 # Backgrounds run from a top colour to a bottom colour; none of them is a petal colour.
-_GROUND_TOP = np.float32(
+GROUND_TOP = np.float32(
     [[0.42, 0.60, 0.34], [0.20, 0.38, 0.26], [0.40, 0.33, 0.26],
      [0.34, 0.42, 0.46], [0.54, 0.66, 0.68]]
 )  # fmt: skip
-_GROUND_BOTTOM = np.float32(
+GROUND_BOTTOM = np.float32(
     [[0.20, 0.38, 0.16], [0.08, 0.20, 0.14], [0.22, 0.17, 0.12],
      [0.16, 0.24, 0.24], [0.34, 0.50, 0.40]]
 )  # fmt: skip
 
-_LEAF = np.float32([0.24, 0.46, 0.18])
-_BROWN_CENTRE = _CENTRE[1]
+LEAF = np.float32([0.24, 0.46, 0.18])
+BROWN_CENTRE = _CENTRE[1]
 
 _NUMBERS_PER_IMAGE = 64  # random numbers set aside for each picture; drawing uses about 50
 _PIXELS_PER_CHUNK = 1 << 16  # small enough for a chunk's arrays to stay in the CPU's cache
 _OVERSAMPLE = 2  # edges are already soft by formula; 2 x 2 averaging hides what is left
-_READ_SIZE = 32  # larger pictures are averaged down to about this before they are read
-_ANGLES = 64
-_WAVES = 12  # how many bumps per turn are told apart; more than the most petals
 
 
 def draw_flowers(num_images, image_size=32, seed=0, labels=None):
@@ -94,41 +88,9 @@ def draw_flowers(num_images, image_size=32, seed=0, labels=None):
     # Row i of this table is all the chance in picture i, however many rows there are.
     table = np.random.default_rng(seed).random((num_images, _NUMBERS_PER_IMAGE), np.float32)
     images = np.empty((num_images, height, width, 3), np.uint8)
-    for rows in _chunks(num_images, height * width * _OVERSAMPLE**2):
+    for rows in in_chunks(num_images, height * width * _OVERSAMPLE**2):
         images[rows] = _paint(labels[rows], table[rows], height, width)
     return images, labels
-
-
-def describe_flowers(images):
-    """Read the label of each picture back from its pixels.
-
-    Each pixel votes for the named colour it resembles. The pixels of the winning colour are the
-    flower; walking around its middle, the number of bumps per turn is the number of petals. The
-    reader knows the colours but no outline, so it can judge samples as well as drawings.
-
-    Args:
-        images: (n, height, width, 3), RGB; uint8 in 0..255, or floats in -1..1. Sides >= 24.
-
-    Returns:
-        labels: int32, (n,), indices into `LABEL_NAMES`; -1 where no flower is recognised.
-        confidence: float32, (n,), in 0..1; 0 where the label is -1.
-
-    Raises:
-        TypeError: `images` is neither uint8 nor float.
-        ValueError: The shape or the range of the values is wrong.
-
-    Example:
-        >>> images, labels = draw_flowers(100)
-        >>> found, confidence = describe_flowers(images)
-        >>> bool((found == labels).mean() > 0.98)
-        True
-    """
-    images = _check_images(images)
-    labels = np.empty(len(images), np.int32)
-    confidence = np.empty(len(images), np.float32)
-    for rows in _chunks(len(images), images.shape[1] * images.shape[2]):
-        labels[rows], confidence[rows] = _read(images[rows])
-    return labels, confidence
 
 
 # ---- label -> pixels -------------------------------------------------------------------------
@@ -178,9 +140,9 @@ def _paint(labels, table, height, width, with_flower=True):
 
 def _scenery(chance, x, y):
     """A tilted gradient from top to bottom, with one soft glow."""
-    kind = (chance.between(0, 1) * len(_GROUND_TOP)).astype(np.intp)
+    kind = (chance.between(0, 1) * len(GROUND_TOP)).astype(np.intp)
     down = np.clip(0.5 + 0.9 * (y + chance.between(-0.6, 0.6) * x), 0, 1)
-    picture = _mix(_GROUND_TOP[kind], _GROUND_BOTTOM[kind], down)
+    picture = _mix(GROUND_TOP[kind], GROUND_BOTTOM[kind], down)
     far = (x - chance.between(-0.5, 0.5)) ** 2 + (y - chance.between(-0.5, 0.0)) ** 2
     glow = chance.between(0.0, 0.14) * np.exp(-far / 0.06)
     return picture + (glow + chance.between(-0.04, 0.04))[..., None]
@@ -188,7 +150,7 @@ def _scenery(chance, x, y):
 
 def _add_leaves(picture, chance, dx, dy, radius, edge):
     """A stem that bends away, and a leaf on either side of it, all behind the flower."""
-    green = _LEAF * chance.between(0.8, 1.25)[..., None]
+    green = LEAF * chance.between(0.8, 1.25)[..., None]
     stem = np.maximum(np.abs(dx - chance.between(-0.5, 0.5) * dy * dy) - 0.018, -dy)
     picture = _mix(picture, 0.8 * green, _cover(stem, edge))
     for sign in (-1, 1):
@@ -211,8 +173,8 @@ def _petal_outline(chance, count, radius):
     spacing = (2 * np.pi / count).astype(np.float32)
     half_width = np.minimum(widest * np.tan(spacing / 2), 0.42 * radius)
     half_width = half_width * chance.between(0.78, 1.0)
-    # Half of the flowers have a notch in each tip; with eight petals it would look like sixteen.
-    notch = np.maximum(chance.between(-0.12, 0.12), 0) * (count < 8)
+    # Half of the flowers have a notch in each tip, unless it would look like twice the petals.
+    notch = np.maximum(chance.between(-0.12, 0.12), 0) * np.clip((8 - count) / 3, 0, 1)
     own_turn, own_length, own_shade = (chance.per_petal() for _ in range(3))
 
     def petal(dx, dy):
@@ -243,7 +205,7 @@ def _add_petals(picture, chance, dx, dy, radius, petal, colour, edge):
     """Petals: darker at the base, along the vein and at the rim; lighter toward the light."""
     distance, position, across, own_shade = petal(dx, dy)
     toward_tip = np.clip((position - chance.between(-0.1, 0.2)) / 0.7, 0, 1)
-    paint = _mix(_PETAL_BASE[colour][:, None], _PETAL_TIP[colour][:, None], toward_tip)
+    paint = _mix(PETAL_BASE[colour][:, None], PETAL_TIP[colour][:, None], toward_tip)
     tint = [chance.between(low, high) for low, high in ((0.94, 1.03), (0.93, 1.03), (0.93, 1.05))]
     light = 1 - 0.10 * (dx + dy) / radius + 0.05 * own_shade
     light -= chance.between(0.0, 0.16) * np.exp(-((across / 0.16) ** 2)) * (1 - position)
@@ -297,108 +259,9 @@ def _balanced_labels(num_images, seed):
     return np.argsort(order, axis=1).ravel()[:num_images].astype(np.int32)
 
 
-def _chunks(num_images, pixels_per_image):
+def in_chunks(num_images, pixels_per_image):
     step = max(1, _PIXELS_PER_CHUNK // pixels_per_image)
     return [slice(start, start + step) for start in range(0, num_images, step)]
-
-
-# ---- pixels -> label -------------------------------------------------------------------------
-
-
-def _read(images):
-    """Labels and confidence of uint8 pictures."""
-    images = _reduce(images)
-    side = min(images.shape[1:3])
-    votes = _colour_votes()[tuple(np.moveaxis(images >> 3, -1, 0))]
-    totals = votes.sum((1, 2))
-    colour = totals.argmax(1)
-    colour_share = totals.max(1) / np.maximum(totals.sum(1), 1e-3)
-    mask = np.take_along_axis(votes, colour[:, None, None, None], axis=3)[..., 0]
-
-    area, centre_x, centre_y, spread, solidity = _measure(mask)
-    profile = _profile(mask, centre_x, centre_y, spread)
-    waves = np.abs(np.fft.rfft(profile, axis=1))[:, 1 : _WAVES + 1] / (_ANGLES / 2)
-    count = waves.argmax(1) + 1
-    height_of_bumps = waves.max(1)
-    bump_share = height_of_bumps**2 / np.maximum((waves**2).sum(1), 1e-6)
-
-    recognised = (
-        np.isin(count, PETALS)
-        & (height_of_bumps > 0.045)
-        & (colour_share > 0.5)
-        & (solidity > 0.38)
-        & (area > 0.06 * side**2)
-        & (spread < 0.38 * side)
-    )
-    labels = colour * len(PETALS) + np.searchsorted(PETALS, count)
-    return np.where(recognised, labels, -1), np.where(recognised, colour_share * bump_share, 0)
-
-
-def _reduce(images):
-    """Average whole blocks of pixels, so that every picture is read at about the same size."""
-    n, height, width, _ = images.shape
-    k = max(1, min(height, width) // _READ_SIZE)
-    if k == 1:
-        return images
-    height, width = height // k, width // k
-    blocks = images[:, : height * k, : width * k].reshape(n, height, k, width, k, 3)
-    return blocks.mean((2, 4), dtype=np.float32).astype(np.uint8)
-
-
-@functools.cache
-def _colour_votes():
-    """For each RGB (5 bits per channel), how much it resembles each of COLOURS, in 0..1.
-
-    float32, (32, 32, 32, len(COLOURS)). Ground colours compete as well, so the sum may be near 0.
-    """
-    steps = (np.arange(32, dtype=np.float32) + 0.5) / 32
-    every = _opponent(np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1))
-    middle = (_GROUND_TOP + _GROUND_BOTTOM) / 2
-    others = [[0, 0, 0], [0.5, 0.5, 0.5], _LEAF, _BROWN_CENTRE]
-    families = [*np.stack([_PETAL_BASE, (_PETAL_BASE + _PETAL_TIP) / 2, _PETAL_TIP], axis=1)]
-    families.append(np.concatenate([_GROUND_TOP, middle, _GROUND_BOTTOM, others]))
-    nearest = [
-        np.min([np.square(every - _opponent(shade)).sum(-1) for shade in family], axis=0)
-        for family in families
-    ]
-    likeness = np.exp(-np.stack(nearest, axis=-1) / 0.1**2) + 1e-9
-    return (likeness / likeness.sum(-1, keepdims=True))[..., :-1].astype(np.float32)
-
-
-def _opponent(rgb):
-    """Red against green, yellow against blue, and brightness, which counts for less."""
-    r, g, b = np.moveaxis(np.asarray(rgb, np.float32), -1, 0)
-    return np.stack([r - g, (r + g) / 2 - b, (r + g + b) / 6], axis=-1)
-
-
-def _measure(mask):
-    """Area, centre, spread (root mean square radius) and solidity (how full the middle is)."""
-    y, x = np.mgrid[: mask.shape[1], : mask.shape[2]].astype(np.float32)
-    weight = mask
-    for _ in range(3):  # the first round finds the flower; the next ones leave stray pixels out
-        area = np.maximum(weight.sum((1, 2)), 1e-3)
-        centre_x, centre_y = (weight * x).sum((1, 2)) / area, (weight * y).sum((1, 2)) / area
-        far = (x - centre_x[:, None, None]) ** 2 + (y - centre_y[:, None, None]) ** 2
-        spread = np.sqrt(np.maximum((weight * far).sum((1, 2)) / area, 1))
-        weight = mask * (far < 4 * spread[:, None, None] ** 2)
-    middle = (weight * (far < spread[:, None, None] ** 2)).sum((1, 2))
-    return area, centre_x, centre_y, spread, middle / (np.pi * spread**2)
-
-
-def _profile(mask, centre_x, centre_y, spread):
-    """Walk around the centre: how much mask lies outward at each angle; (n, _ANGLES)."""
-    n, height, width = mask.shape
-    angle = np.arange(_ANGLES, dtype=np.float32) * np.float32(2 * np.pi / _ANGLES)
-    reach = spread[:, None, None] * np.linspace(0.6, 1.7, 12, dtype=np.float32)[:, None]
-    # Bilinear samples; a border of zeros stands for everything outside the picture.
-    x = np.clip(centre_x[:, None, None] + reach * np.cos(angle), -1, width) + 1
-    y = np.clip(centre_y[:, None, None] + reach * np.sin(angle), -1, height) + 1
-    padded = np.pad(mask, ((0, 0), (1, 2), (1, 2)))
-    left, top = x.astype(np.intp), y.astype(np.intp)
-    x, y, picture = x - left, y - top, np.arange(n)[:, None, None]
-    upper = padded[picture, top, left] * (1 - x) + padded[picture, top, left + 1] * x
-    lower = padded[picture, top + 1, left] * (1 - x) + padded[picture, top + 1, left + 1] * x
-    return (upper * (1 - y) + lower * y).mean(1)
 
 
 # ---- checks ----------------------------------------------------------------------------------
@@ -432,27 +295,3 @@ def _check_labels(labels, num_images):
     if len(wrong):
         raise ValueError(f"labels must be in 0..{len(LABEL_NAMES) - 1}, got {wrong[0]}")
     return labels.astype(np.int32)
-
-
-def _check_images(images):
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(
-            "images must have shape (n, height, width, 3); for one picture pass images[None]; "
-            f"got shape {images.shape}"
-        )
-    if min(images.shape[1:3]) < SMALLEST_SIZE:
-        raise ValueError(
-            f"images must be at least {SMALLEST_SIZE} pixels high and wide, "
-            f"got shape {images.shape}"
-        )
-    if images.dtype == np.uint8:
-        return images
-    if images.dtype.kind != "f":
-        raise TypeError(f"images must be uint8 in 0..255 or float in -1..1, got {images.dtype}")
-    if images.size and not np.abs(images).max() <= 1 + 1e-3:  # written so that NaN fails too
-        raise ValueError(
-            "images of floats must be in -1..1 (use numpy.clip on samples, or pass uint8), "
-            f"got values from {images.min()} to {images.max()}"
-        )
-    return np.rint((np.clip(images, -1, 1).astype(np.float32) + 1) * 127.5).astype(np.uint8)

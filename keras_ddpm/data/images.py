@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_ddpm.validation import check_choice, check_positive_int
+
 DATA_ENVIRONMENT_VARIABLE = "KERAS_DDPM_DATA"
 DRAWN_SPLITS = ("train", "validation", "test")
 _FOLDER_SPLITS = {"train", "valid", "validation", "val", "dev", "test"}
@@ -68,7 +70,7 @@ class ImageSet:
             Two ImageSets, `(rest, held_out)`, each with at least one image, in their old order.
 
         Raises:
-            ValueError: `fraction` is not between 0 and 1, or there are fewer than two images.
+            ValueError: `fraction` is out of range, or there are fewer than two images.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be more than 0 and less than 1, got {fraction!r}")
@@ -118,7 +120,7 @@ def load_images(
 
     Raises:
         ValueError: An argument makes no sense, or the name is unknown; the message names the
-            nearest known names.
+            nearest known names. An argument of a wrong type may be a TypeError.
         ImportError: The name asks for TFDS, which is not installed.
         RuntimeError: TFDS could not download the data set.
 
@@ -157,18 +159,16 @@ def check_request(image_size, channels, num_images):
         )
     if not isinstance(channels, int) or channels not in (1, 3):
         raise ValueError(f"channels must be 3 for colour or 1 for grey, got {channels!r}")
-    if num_images is not None and not (isinstance(num_images, int | np.integer) and num_images > 0):
-        raise ValueError(f"num_images must be a positive int, or None for all, got {num_images!r}")
+    if num_images is not None:
+        check_positive_int("num_images", num_images)
     return height, width
 
 
 def _draw(split, image_size, channels, num_images, seed):
     from keras_ddpm.data.drawn_flowers import LABEL_NAMES, draw_flowers
 
-    if split not in DRAWN_SPLITS:
-        raise ValueError(f"split of drawn_flowers must be one of {DRAWN_SPLITS}, got {split!r}")
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed must be a non-negative int, got {seed!r}")
+    check_choice("split", split, DRAWN_SPLITS)
+    check_positive_int("seed", seed, minimum=0)
     # No two pairs of split and seed meet in the same number.
     seed = len(DRAWN_SPLITS) * seed + DRAWN_SPLITS.index(split)
     images, labels = draw_flowers(num_images or 4096, image_size=image_size, seed=seed)

@@ -47,8 +47,8 @@ def load_tfds(name, split="train", image_size=64, channels=3, data_dir=None, num
     height, width = check_request(image_size, channels, num_images)
     tf, tfds = _import_tensorflow(name)
     builder = _prepare(tfds, name, data_dir)
-    features = builder.info.features
-    has_labels = isinstance(features.get("label"), tfds.features.ClassLabel)
+    label = _feature(builder, "label")
+    has_labels = isinstance(label, tfds.features.ClassLabel)
     wanted = {"image": True, "label": True} if has_labels else {"image": True}
 
     def read(example):
@@ -68,7 +68,7 @@ def load_tfds(name, split="train", image_size=64, channels=3, data_dir=None, num
     images, labels = zip(*examples, strict=True)
     if not has_labels:
         return ImageSet(np.stack(images), None, None)
-    return ImageSet(np.stack(images), np.array(labels, np.int32), features["label"].names)
+    return ImageSet(np.stack(images), np.array(labels, np.int32), label.names)
 
 
 def is_prepared(folder):
@@ -100,12 +100,12 @@ def _prepare(tfds, name, data_dir):
     name = os.fspath(name)
     try:
         builder = _open(tfds, name, data_dir)
-        if not isinstance(builder.info.features.get("image"), tfds.features.Image):
-            raise ValueError(f'{name} has no "image" feature, only {list(builder.info.features)}')
+        if not isinstance(_feature(builder, "image"), tfds.features.Image):
+            raise ValueError(f'{name} has no "image" feature of images: {builder.info.features}')
         builder.download_and_prepare()
     except ImportError as error:
         raise ImportError(
-            f"TensorFlow Datasets needs one more package for {name!r}: {error} "
+            f"TensorFlow Datasets needs one more package for {name!r}: {error}. "
             f"Install that one with pip. {_ALTERNATIVES}"
         ) from error
     except (OSError, tfds.download.DownloadError) as error:
@@ -135,6 +135,11 @@ def _open(tfds, name, data_dir):
         f"KERAS_DDPM_DATA={os.environ.get('KERAS_DDPM_DATA')}) nor known to TensorFlow Datasets. "
         f"Nearest known names: {', '.join(nearest)}. {_ALTERNATIVES}"
     )
+
+
+def _feature(builder, name):
+    features = builder.info.features  # nearly always a FeaturesDict, which has no method `get`
+    return features[name] if hasattr(features, "keys") and name in features else None
 
 
 def _to_channels(tf, image, channels):

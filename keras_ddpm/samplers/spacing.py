@@ -22,14 +22,15 @@ def trailing(steps, diffusion):
 
 def quadratic(steps, diffusion):
     """t_i = round((T − 1) · (i / (steps − 1))²): dense near the image; Song et al. (2021)."""
-    return np.square(np.linspace(0, np.sqrt(diffusion.timesteps - 1), steps)) if steps > 1 else [0]
+    last = diffusion.timesteps - 1
+    return np.square(np.linspace(0, np.sqrt(last), steps)) if steps > 1 else [last]
 
 
 def logsnr(steps, diffusion):
     """Even steps in log(ᾱ / (1 − ᾱ)), the variable that DPM-Solver integrates over (2022)."""
     signal = np.maximum(diffusion.alphas_cumprod, np.finfo("float64").tiny)
     snr = np.log(signal) - diffusion.log_one_minus_alphas_cumprod
-    wanted = np.linspace(snr[0], snr[-1], steps)
+    wanted = np.linspace(snr[-1], snr[0], steps)[::-1]  # one step alone starts from the noise
     return np.interp(-wanted, -snr, np.arange(diffusion.timesteps))
 
 

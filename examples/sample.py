@@ -1,0 +1,103 @@
+"""Draws images from a trained model, and shows how they emerge from noise.
+
+    python examples/sample.py runs/embedded/final.keras --num_images 16 --output samples
+
+Writes image_0000.png and so on, grid.png, and process.gif: on the left the noisy images x_t, on
+the right what the network takes them for. The environment variable KERAS_BACKEND chooses between
+tensorflow, jax and torch; a model trained on one can be sampled on another.
+"""
+
+import argparse
+import sys
+
+MOST_IMAGES_IN_GIF = 16
+FRAMES = 40
+FRAME_MS, LAST_FRAME_MS = 80, 3000
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="a .keras file that DiffusionModel.save wrote")
+    parser.add_argument("--num_images", type=int, default=16, help="how many (default: 16)")
+    parser.add_argument("--output", default="samples", help="folder (default: samples)")
+    parser.add_argument("--sampler", default="ddim", help="its name (default: ddim)")
+    parser.add_argument("--steps", type=int, help="steps of the sampler (default: at most 50)")
+    parser.add_argument("--eta", type=float, default=0.0, help="fresh noise in DDIM (default: 0)")
+    parser.add_argument(
+        "--labels", type=int, nargs="+", help="classes, repeated in turn (default: no label)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    try:
+        images, trajectory = draw(args)
+        paths = write(args.output, images, trajectory)
+    except (OSError, TypeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(*paths, sep="\n")
+
+
+def draw(args):
+    """The images, and the reverse process of the first few."""
+    import numpy as np
+
+    from keras_ddpm.checkpoints import load_diffusion_model
+    from keras_ddpm.files import make_writable
+    from keras_ddpm.validation import check_positive_int
+
+    check_positive_int("--num_images", args.num_images)
+    check_positive_int("--seed", args.seed, minimum=0)
+    make_writable(args.output)
+    model = load_diffusion_model(args.model)
+    if not model.is_image:
+        raise ValueError(f"{args.model!r} generates points, not images.")
+
+    def generate(count, **kwargs):
+        labels = None if args.labels is None else np.resize(args.labels, count)
+        return model.generate(
+            count,
+            labels=labels,
+            sampler=args.sampler,
+            steps=args.steps,
+            eta=args.eta,
+            seed=args.seed,
+            **kwargs,
+        )
+
+    # One seed gives the same first images, however many there are.
+    shown = min(args.num_images, MOST_IMAGES_IN_GIF)
+    images, trajectory = generate(shown, return_trajectory=FRAMES)
+    if args.num_images > shown:
+        images = generate(args.num_images, progress=True)
+    return images, trajectory
+
+
+def write(output, images, trajectory):
+    """The images one by one and together, and the process. Returns the paths of the latter."""
+    from pathlib import Path
+
+    import numpy as np
+
+    from keras_ddpm.plotting import image_grid, save_gif, save_image
+
+    output = Path(output)
+    for i, image in enumerate(images):
+        save_image(output / f"image_{i:04d}.png", image)
+    save_image(output / "grid.png", image_grid(images))
+    frames = [
+        np.concatenate([image_grid(x_t), image_grid(x_start)], axis=1)
+        for x_t, x_start in zip(trajectory.x_t, trajectory.x_start, strict=True)
+    ]
+    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
+    save_gif(output / "process.gif", frames, durations)
+    return [output / "image_0000.png", output / "grid.png", output / "process.gif"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What the numerics tests share: seeds, tiny networks, and weights that hide no mistake."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from keras_ddpm.layers import TimeEmbedding
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def dtype_policy():
+    """A function that sets the global dtype policy until the test ends."""
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)
+
+
+def random_weights(model, seed=0, scale=1.0):
+    """Replaces every weight: layers that start at zero would hide what they are fed."""
+    rng = np.random.default_rng(seed)
+
+    def draw(shape):
+        fan_in = int(np.prod(shape[:-1])) if len(shape) > 1 else 10
+        return rng.normal(0, scale / np.sqrt(fan_in), shape).astype("float32")
+
+    model.set_weights([draw(weight.shape) for weight in model.weights])
+    return model
+
+
+def tiny_network(size=8, channels=1, num_classes=None, dropout=0.0, width=8, seed=0):
+    """Two convolutions that know t and label: compiles in a moment, and learns a little."""
+    x_t = keras.Input((size, size, channels), name="x_t")
+    t = keras.Input((), dtype="int32", name="t")
+    inputs = [x_t, t]
+    code = layers.Dense(width)(TimeEmbedding(8)(t))
+    if num_classes is not None:
+        label = keras.Input((), dtype="int32", name="label")
+        inputs.append(label)
+        embedding = layers.Embedding(num_classes + 1, width, name="label_embedding")
+        code = layers.Add()([code, embedding(label)])
+    x = layers.Conv2D(width, 3, padding="same")(x_t)
+    x = layers.Add()([x, layers.Reshape((1, 1, width))(code)])
+    x = layers.Dropout(dropout)(keras.activations.swish(x))
+    x = layers.Conv2D(channels, 3, padding="same", dtype="float32")(x)
+    return random_weights(keras.Model(inputs, x), seed)
+
+
+def to_numpy(x):
+    return np.asarray(ops.convert_to_numpy(x))
+
+
+def states(model):
+    """Every number that training changes, by name: weights, averages, optimiser, seeds."""
+    variables = {
+        "network": model.network.weights,
+        "ema": model.ema_network.weights,
+        "optimizer": model.optimizer.variables,
+        "seeds": model._seed_states(),
+    }
+    return {
+        f"{group}_{i}": to_numpy(v) for group, vs in variables.items() for i, v in enumerate(vs)
+    }
+
+
+def assert_same_states(a, b, groups=("network", "ema", "optimizer", "seeds")):
+    assert a.keys() == b.keys()
+    for name in a:
+        if name.startswith(groups):
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
