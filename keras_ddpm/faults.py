@@ -64,7 +64,8 @@ def raise_fault(model, when):
         raise ValueError(
             f"x holds values from {first:.4g} to {second:.4g} or NaN ({when}), but images must be "
             "uint8, or float in [-1, 1] without NaN; points must be finite. For floats in "
-            "[0, 255] pass them as uint8, for floats in [0, 1] use 2 * x - 1. No weight was changed."
+            "[0, 255] pass them as uint8, for floats in [0, 1] use 2 * x - 1. No weight was "
+            "changed."
         )
     if code == BAD_LABELS:
         raise ValueError(

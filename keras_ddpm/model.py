@@ -47,6 +47,11 @@ class DiffusionModel(TrainStep, keras.Model):
         self, network, diffusion=None, ema_decay=0.999, label_dropout=0.1, seed=None, **kwargs
     ):
         super().__init__(**kwargs)
+        if len(getattr(network, "inputs", None) or ()) not in (2, 3):
+            raise ValueError(
+                f"network={network!r} must be a functional keras.Model with the inputs [x_t, t] or "
+                "[x_t, t, label], such as `build_unet` makes."
+            )
         self.network = network
         self.diffusion = GaussianDiffusion() if diffusion is None else diffusion
         self.ema_decay = check_fraction("ema_decay", ema_decay)
@@ -193,7 +198,9 @@ class DiffusionModel(TrainStep, keras.Model):
         self.reset_metrics()
         self.optimizer.build(self.network.trainable_variables)
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs):
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
+    ):
         """As `keras.Model.fit`. `y`, if there is one, holds labels.
 
         A PyDataset is served in its own order: `shuffle` is False for it unless given.
@@ -208,12 +215,17 @@ class DiffusionModel(TrainStep, keras.Model):
         callbacks = [faults.StopOnFault(), *keras.tree.flatten(callbacks or [])]
         if isinstance(x, keras.utils.PyDataset):
             kwargs.setdefault("shuffle", False)
-        return super().fit(
-            x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs
-        )
+        return super().fit(x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        """As `keras.Model.train_on_batch`, with the errors of `fit`."""
+        self.fault.assign(ops.zeros((3,)))
+        result = super().train_on_batch(*args, **kwargs)
+        faults.raise_fault(self, "in this batch")
+        return result
 
     def evaluate(self, *args, **kwargs):
-        """As `keras.Model.evaluate`: the loss of the averaged weights, with the same noise each time."""
+        """As `keras.Model.evaluate`: the loss of the averaged weights, always with the same noise."""
         faults.raise_fault(self, "in training")  # of the epoch that this validation ends
         state = self.validation_seeds.state
         state.assign(ops.cast([VALIDATION_SEED, 0], state.dtype))

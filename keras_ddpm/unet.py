@@ -175,4 +175,6 @@ def _check_sizes(height, width, widths, has_attention, norm_groups, num_heads, h
                 f"{level_width} is not."
             )
     if widths[0] < 4 or widths[0] % 2:
-        raise ValueError(f"widths[0]={widths[0]} must be even and at least 4: it sizes the time embedding.")
+        raise ValueError(
+            f"widths[0]={widths[0]} must be even and at least 4: it sizes the time embedding."
+        )

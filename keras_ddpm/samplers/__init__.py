@@ -8,7 +8,7 @@ from keras import ops
 from keras_ddpm.samplers.base import Sampler
 from keras_ddpm.samplers.ddim import DDIM
 from keras_ddpm.samplers.ddpm import DDPM
-from keras_ddpm.samplers.loop import SamplingLoop, Trajectory, initial_noise, step_seeds
+from keras_ddpm.samplers.loop import SamplingLoop, Trajectory, step_seeds
 from keras_ddpm.samplers.spacing import SPACINGS, check_timesteps, choose_timesteps
 from keras_ddpm.validation import check_choice
 

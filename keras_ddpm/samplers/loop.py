@@ -148,7 +148,9 @@ class SamplingLoop:
         if not frames:
             return samples
         x_t, x_start = (
-            np.stack([np.concatenate([batch[f][part] for batch in kept]) for f in range(len(frames))])
+            np.stack(
+                [np.concatenate([batch[f][part] for batch in kept]) for f in range(len(frames))]
+            )
             for part in (0, 1)
         )
         return samples, Trajectory(

@@ -7,7 +7,9 @@ from keras_ddpm.validation import check_choice, check_positive_int
 
 def linspace(steps, diffusion):
     """t_i = round(i · (T − 1) / (steps − 1)): both ends, Nichol & Dhariwal (2021)."""
-    return np.linspace(0, diffusion.timesteps - 1, steps) if steps > 1 else [diffusion.timesteps - 1]
+    return (
+        np.linspace(0, diffusion.timesteps - 1, steps) if steps > 1 else [diffusion.timesteps - 1]
+    )
 
 
 def leading(steps, diffusion):
