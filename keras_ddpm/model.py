@@ -169,7 +169,7 @@ class DiffusionModel(TrainStep, keras.Model):
         (1 + n) / (10 + n), so that the average forgets the random initial weights quickly.
         """
         before = ops.cast(self.optimizer.iterations, "float32")
-        self.optimizer.apply(gradients, self.network.trainable_variables)
+        self.step_optimizer(gradients)
         n = ops.cast(self.optimizer.iterations, "float32")
         decay = ops.minimum(self.ema_decay, (1 + n) / (10 + n))
         # Gradient accumulation and loss scaling skip updates: then the average waits, too.
@@ -211,7 +211,6 @@ class DiffusionModel(TrainStep, keras.Model):
                 are then those before that step.
         """
         self.fault.assign(ops.zeros((3,)))
-        self._eval_epoch_iterator = None  # Keras would reuse that of a fit that raised
         callbacks = [faults.StopOnFault(), *keras.tree.flatten(callbacks or [])]
         if isinstance(x, keras.utils.PyDataset):
             kwargs.setdefault("shuffle", False)
@@ -225,7 +224,7 @@ class DiffusionModel(TrainStep, keras.Model):
         return result
 
     def evaluate(self, *args, **kwargs):
-        """As `keras.Model.evaluate`: the loss of the averaged weights, always with the same noise."""
+        """As `keras.Model.evaluate`: the averaged weights' loss, with the same noise each time."""
         faults.raise_fault(self, "in training")  # of the epoch that this validation ends
         state = self.validation_seeds.state
         state.assign(ops.cast([VALIDATION_SEED, 0], state.dtype))

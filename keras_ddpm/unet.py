@@ -1,5 +1,7 @@
 """The U-Net of Ho et al. (2020), appendix B, with the functional API."""
 
+import random
+
 import keras
 from keras import layers
 
@@ -84,7 +86,8 @@ def build_unet(
         x = layers.Add()([x, layers.Reshape((1, 1, width))(dense(width)(time))])
         x = norm_swish(x)
         if dropout:
-            x = layers.Dropout(dropout)(x)
+            # Without a seed, torch's Dropout draws from a global generator that no file saves.
+            x = layers.Dropout(dropout, seed=random.randrange(2**31))(x)
         # Starts at zero, so that every block starts as the identity.
         return layers.Add()([shortcut, conv(width, initializer="zeros")(x)])
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from keras_ddpm.backend import compile_function
 from keras_ddpm.layers import TimeEmbedding
 
 
@@ -57,6 +58,12 @@ def tiny_network(size=8, channels=1, num_classes=None, dropout=0.0, width=8, see
 
 def to_numpy(x):
     return np.asarray(ops.convert_to_numpy(x))
+
+
+def compiled(network):
+    """The network as a function of NumPy inputs: eager JAX compiles each operation alone."""
+    program = compile_function(lambda *inputs: network(list(inputs)), network.variables, False)
+    return lambda inputs: to_numpy(program(*map(ops.convert_to_tensor, inputs)))
 
 
 def states(model):

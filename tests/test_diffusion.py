@@ -36,7 +36,7 @@ def column(values, shape):
     return np.reshape(values, (-1,) + (1,) * (len(shape) - 1))
 
 
-# ---- tables ---------------------------------------------------------------------------------
+# ---- tables ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", BETAS)
@@ -94,7 +94,7 @@ def test_posterior_as_tensors_is_the_table():
     assert variance[0] == 0 and np.exp(log_variance[0]) > 0
 
 
-# ---- the forward process ----------------------------------------------------------------------
+# ---- the forward process ------------------------------------------------------------
 
 
 @settings(max_examples=15, deadline=None)
@@ -123,7 +123,7 @@ def test_q_sample_has_the_moments_of_single_steps_one_after_another():
     assert variance.item() == pytest.approx(x.var(), rel=5 * math.sqrt(2 / x.size))
 
 
-# ---- one prediction from another --------------------------------------------------------------
+# ---- one prediction from another ------------------------------------------------------------
 
 
 @settings(max_examples=15, deadline=None)
@@ -207,7 +207,7 @@ def test_p_sample_adds_the_step_noise_except_at_the_last_step(shape):
     assert added[1:].min() > 0
 
 
-# ---- dtypes and compilation ---------------------------------------------------------------------
+# ---- dtypes and compilation ------------------------------------------------------------
 
 
 def all_results(d, x, t, noise):
@@ -259,7 +259,7 @@ def test_a_last_beta_of_one_leaves_pure_noise_and_finite_steps(prediction):
     assert np.isfinite(to_numpy(d.p_sample(output, x_t, t, noise))).all()
 
 
-# ---- configuration ------------------------------------------------------------------------------
+# ---- configuration ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_config_round_trip(kwargs):
     assert again.get_config() == d.get_config()
 
 
-# ---- wrong input ----------------------------------------------------------------------------------
+# ---- wrong input ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

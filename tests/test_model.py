@@ -23,6 +23,7 @@ IMAGES.setflags(write=False)
 
 
 def make_model(optimizer=None, num_classes=None, dropout=0.0, seed=0, compile_kwargs=(), **kwargs):
+    keras.utils.set_random_seed(0)  # dropout layers seed themselves from here
     diffusion = kwargs.pop("diffusion", None) or GaussianDiffusion(50, "cosine")
     network = tiny_network(num_classes=num_classes, dropout=dropout)
     model = DiffusionModel(network, diffusion, seed=seed, **kwargs)
@@ -51,7 +52,7 @@ def distance(a, b):
     return max(np.abs(x - y).max() for x, y in zip(a, b))
 
 
-# ---- the averaged weights -------------------------------------------------------------------
+# ---- the averaged weights ------------------------------------------------------------
 
 
 def test_ema_follows_the_weights_with_a_warm_up():
@@ -87,7 +88,7 @@ def test_data_mean_is_the_mean_of_the_training_data():
     np.testing.assert_allclose(to_numpy(model.data_mean), FLOATS.mean((0, 1, 2)), atol=1e-6)
 
 
-# ---- faults change nothing ----------------------------------------------------------------------
+# ---- faults change nothing ------------------------------------------------------------
 
 
 def test_a_nan_weight_raises_and_changes_nothing():
@@ -167,7 +168,7 @@ def test_wrong_shares_are_refused(kwargs, message):
         DiffusionModel(tiny_network(), **kwargs)
 
 
-# ---- loss ------------------------------------------------------------------------------------------
+# ---- loss ------------------------------------------------------------
 
 
 def fixed_draw(shape, validation=False):
@@ -204,13 +205,15 @@ def test_loss_compares_output_and_target(loss, prediction):
 
 
 def test_an_image_of_weight_zero_does_not_train():
-    weighted, without = make_model(), make_model()
-    changed = FLOATS.copy()
+    weighted, without = (make_model(keras.optimizers.SGD(1.0), 3) for _ in range(2))
+    changed, weights = FLOATS.copy(), np.float32([1, 1, 1, 1, 0, 0, 0, 0])
     changed[4:] = 0.5
     for model, x in ((weighted, FLOATS), (without, changed)):
         model.draw = fixed_draw
-        fit(model, x, batch_size=8, sample_weight=np.float32([1, 1, 1, 1, 0, 0, 0, 0]), epochs=2)
-    assert_same_states(states(weighted), states(without), ("network", "ema"))
+        # Keras drops sample weights where there are no labels.
+        fit(model, x, LABELS, batch_size=8, sample_weight=weights)
+    for ours, theirs in zip(weighted.network.get_weights(), without.network.get_weights()):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 def test_training_timesteps_and_noise_are_uniform_and_normal():
@@ -229,7 +232,9 @@ def test_stratified_timesteps_take_one_from_each_part(batch, timesteps, offset):
     t = to_numpy(stratified_timesteps(batch, timesteps, offset))
     assert t.dtype == np.int32 and t.shape == (batch,)
     assert 0 <= t.min() and t.max() < timesteps
-    by_hand = [min(int((i + offset) * timesteps / batch + 1e-4), timesteps - 1) for i in range(batch)]
+    by_hand = [
+        min(int((i + offset) * timesteps / batch + 1e-4), timesteps - 1) for i in range(batch)
+    ]
     assert t.tolist() == by_hand
 
 
@@ -245,13 +250,12 @@ def test_label_dropout_drops_that_share_of_labels(share):
     assert set(to_numpy(validation["label"])) == {1}
 
 
-# ---- reproducibility -------------------------------------------------------------------------------
+# ---- reproducibility ------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_identical_run_and_another_seed_does_not():
     losses, found = [], []
     for seed in (3, 3, 4):
-        keras.utils.set_random_seed(0)
         model = make_model(num_classes=3, dropout=0.2, seed=seed)
         losses.append(fit(model, FLOATS, LABELS, epochs=3))
         found.append(states(model))
@@ -261,7 +265,6 @@ def test_the_same_seed_gives_the_identical_run_and_another_seed_does_not():
 
 def test_validation_is_the_same_each_time_and_does_not_disturb_training():
     def run(**kwargs):
-        keras.utils.set_random_seed(0)
         model = make_model(num_classes=3, dropout=0.2)
         history = model.fit(FLOATS, LABELS, 4, epochs=3, verbose=0, shuffle=False, **kwargs).history
         return model, history
@@ -283,11 +286,10 @@ def test_generate_between_epochs_does_not_disturb_training():
     model, other = make_model(dropout=0.2), make_model(dropout=0.2)
     losses = fit(model, epochs=2, callbacks=[Generate()]), fit(other, epochs=2)
     assert losses[0] == losses[1]
-    # dropout's own seeds are numbered by layer, so compare what they led to
-    assert_same_states(states(model), states(other), ("network", "ema", "optimizer"))
+    assert_same_states(states(model), states(other))
 
 
-# ---- sources of data ---------------------------------------------------------------------------------
+# ---- sources of data ------------------------------------------------------------
 
 
 class Batches(keras.utils.PyDataset):
@@ -351,7 +353,7 @@ def test_points_of_any_range_train():
         fit(model, np.where(np.arange(2) == 1, np.inf, points))
 
 
-# ---- compile options --------------------------------------------------------------------------------
+# ---- compile options ------------------------------------------------------------
 
 
 def test_several_steps_per_execution_change_no_loss():
@@ -399,7 +401,7 @@ def test_clipnorm_and_a_learning_rate_schedule_rule_the_step():
     assert max(moves[2]) == 0  # the rate is zero from the third step on
 
 
-# ---- saving -------------------------------------------------------------------------------------------
+# ---- saving ------------------------------------------------------------
 
 IN_A_FRESH_PROCESS = """
 import sys

@@ -79,7 +79,9 @@ def test_the_advice_works_for_any_short_schedule(timesteps):
         GaussianDiffusion(timesteps, **{name: float(value) for name, value in advice})
 
 
-@pytest.mark.parametrize("timesteps, schedule", [(1000, "linear"), (1000, "cosine"), (50, "cosine")])
+@pytest.mark.parametrize(
+    "timesteps, schedule", [(1000, "linear"), (1000, "cosine"), (50, "cosine")]
+)
 def test_schedules_that_end_in_noise_do_not_warn(timesteps, schedule):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

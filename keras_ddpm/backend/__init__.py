@@ -3,7 +3,8 @@
 Every file defines the same two names:
 
 - `TrainStep`: a mixin for `DiffusionModel` whose `train_step` and `test_step` only
-  differentiate and apply. What they differentiate is written once, in `model.py`.
+  differentiate and apply. What they differentiate is written once, in `model.py`; its
+  `apply_gradients` calls their `step_optimizer`.
 - `compile_function(function, variables, jit_compile)`: compiles a function that reads Keras
   `variables`, for the sampling loop.
 """

@@ -35,6 +35,15 @@ class TrainStep:
         keep = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), after, before)
         return logs, keep
 
+    def step_optimizer(self, gradients):
+        """Loss scaling branches, and a branch may not assign on JAX: so values in, values out."""
+        weights, state = self.network.trainable_variables, self.optimizer.variables
+        new_weights, new_state = self.optimizer.stateless_apply(
+            [v.value for v in state], gradients, [v.value for v in weights]
+        )
+        for variable, value in zip([*weights, *state], [*new_weights, *new_state]):
+            variable.assign(value)
+
     def test_step(self, state, data):
         trainable, non_trainable, metrics = state
         with StatelessScope(self._bind(trainable, non_trainable, (), metrics)) as scope:

@@ -16,6 +16,9 @@ class TrainStep:
         tf.cond(healthy, lambda: self.apply_gradients(gradients, batch), lambda: None)
         return self.update_metrics(batch, loss, target, output)
 
+    def step_optimizer(self, gradients):
+        self.optimizer.apply(gradients, self.network.trainable_variables)
+
     def test_step(self, data):
         batch = self.prepare_batch(data, validation=True)
         loss, target, output = self.denoising_loss(self.ema_network, batch, training=False)

@@ -16,6 +16,9 @@ class TrainStep:
                 self.apply_gradients(gradients, batch)
             return self.update_metrics(batch, loss, target, output)
 
+    def step_optimizer(self, gradients):
+        self.optimizer.apply(gradients, self.network.trainable_variables)
+
     def test_step(self, data):
         with torch.no_grad():
             batch = self.prepare_batch(data, validation=True)
