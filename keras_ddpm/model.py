@@ -188,9 +188,10 @@ class DiffusionModel(TrainStep, keras.Model):
 
     # ---- the Keras road: compile, fit, evaluate ---------------------------------------------
 
-    def compile(self, optimizer="adam", loss="mse", **kwargs):
+    def compile(self, optimizer="adam", loss="mse", jit_compile="auto", **kwargs):
         """As `keras.Model.compile`; the loss compares the network's output with its target."""
-        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
+        self._asked_jit_compile = jit_compile
         # Keras would build these on the first batch, by calling the model on raw images.
         example = ops.zeros((1, *self.sample_shape))
         self.compute_loss(y=example, y_pred=example)
@@ -369,7 +370,8 @@ class DiffusionModel(TrainStep, keras.Model):
         return cls(**config)
 
     def get_compile_config(self):
-        return _portable(super().get_compile_config())
+        # "auto" as the user left it, not what this backend made of it: the next may choose again.
+        return {**_portable(super().get_compile_config()), "jit_compile": self._asked_jit_compile}
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))

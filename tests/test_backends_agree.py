@@ -36,7 +36,7 @@ def fixed_draw(shape, validation=False):
 
 
 def make_model(optimizer):
-    network = build_unet(8, 2, (8, 16), (False, True), 1, 4, num_heads=2, num_classes=3)
+    network = build_unet(8, 2, (8, 8), (False, False), 1, 4, num_heads=2, num_classes=3)
     diffusion = GaussianDiffusion(50, "cosine", prediction="velocity")
     model = DiffusionModel(random_weights(network), diffusion, ema_decay=0.5, seed=0)
     model.compile(optimizer)
@@ -138,7 +138,7 @@ def test_a_training_step_is_the_same_on_every_backend(results, group):
 
 def test_no_gradient_of_the_comparison_is_trivial(results):
     largest = [np.abs(v).max() for k, v in results["jax"].items() if k.startswith("gradient")]
-    assert np.mean(np.array(largest) > 1e-3) > 0.9  # a key's bias, for one, has none
+    assert np.mean(np.array(largest) > 1e-5) > 0.95  # a key's bias, for one, has none
 
 
 def test_images_are_the_same_on_every_backend(results):

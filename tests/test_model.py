@@ -457,6 +457,15 @@ def test_options_survive_saving(tmp_path):
     assert loaded.loss == "mse"
 
 
+@pytest.mark.parametrize("choice", ["auto", False])
+def test_a_file_leaves_jit_compile_to_the_next_backend_unless_chosen(tmp_path, choice):
+    model = make_model(compile_kwargs={"jit_compile": choice})
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.get_compile_config()["jit_compile"] == choice
+    assert loaded.jit_compile == model.jit_compile
+
+
 def test_calling_the_model_asks_the_averaged_network():
     model = make_model()
     random_weights(model.network, seed=9)
