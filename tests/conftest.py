@@ -13,6 +13,13 @@ from keras_ddpm.backend import compile_function
 from keras_ddpm.layers import TimeEmbedding
 
 
+def pytest_collection_modifyitems(items):
+    if keras.backend.backend() != "tensorflow":
+        for item in items:
+            if item.get_closest_marker("once"):
+                item.add_marker(pytest.mark.skip(reason="runs once, with TensorFlow"))
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(0)

@@ -4,7 +4,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
-import keras
 import pytest
 
 from keras_ddpm.command_line import check_unchanged, flatten, parse_config, save_config
@@ -12,9 +11,7 @@ from keras_ddpm.config import DiffusionConfig, RunConfig, SamplingConfig, Traini
 from keras_ddpm.diffusion import PREDICTIONS, VARIANCES
 from keras_ddpm.schedules import SCHEDULES
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="no backend is involved: one is enough"
-)
+pytestmark = pytest.mark.once
 
 CONFIGS = sorted((Path(__file__).parent.parent / "examples" / "configs").glob("*.yaml"))
 

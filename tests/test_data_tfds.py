@@ -9,6 +9,8 @@ tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 from keras_ddpm.data import load_images, load_tfds  # noqa: E402
 
+pytestmark = pytest.mark.once
+
 
 class TinyFlowers(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Four images to train with, of growing brightness and two classes, and two to test."""

@@ -15,6 +15,7 @@ from keras_ddpm.data.drawn_flowers import (
 )
 from keras_ddpm.data.read_flowers import describe_flowers
 
+pytestmark = pytest.mark.once
 CLASSES = len(LABEL_NAMES)
 few = settings(max_examples=15, deadline=None)
 

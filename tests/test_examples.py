@@ -15,9 +15,6 @@ from PIL import Image
 from keras_ddpm import DiffusionModel, GaussianDiffusion, build_unet
 
 ROOT = Path(__file__).parent.parent
-ONE_BACKEND = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="no backend is involved: one is enough"
-)
 TINY = {
     "data.image_size": 24,  # the embedded set's smallest
     "data.num_images": 20,
@@ -126,7 +123,7 @@ def test_a_run_from_beginning_to_end(tmp_path, monkeypatch, capsys):
         np.testing.assert_allclose(found, expected, atol=1e-8)
 
 
-@ONE_BACKEND
+@pytest.mark.once
 @pytest.mark.parametrize(
     "changes, expected",
     [
@@ -148,7 +145,7 @@ def test_wrong_input_ends_before_training(tmp_path, monkeypatch, capsys, changes
     assert not (tmp_path / "run" / "log.csv").exists()
 
 
-@ONE_BACKEND
+@pytest.mark.once
 def test_default_is_the_embedded_set(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run_here(monkeypatch, "flowers.py", "--print_config", "--training.epochs", 3)
@@ -158,7 +155,7 @@ def test_default_is_the_embedded_set(monkeypatch, capsys):
     assert config["training"]["epochs"] == 3
 
 
-@ONE_BACKEND
+@pytest.mark.once
 def test_help_names_the_backends(monkeypatch, capsys):
     for script in ("flowers.py", "sample.py"):
         with pytest.raises(SystemExit) as stop:
@@ -167,7 +164,7 @@ def test_help_names_the_backends(monkeypatch, capsys):
         assert "KERAS_BACKEND" in capsys.readouterr().out
 
 
-@ONE_BACKEND
+@pytest.mark.once
 def test_run_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     message = error_of(capsys, train, monkeypatch, tmp_path / "file" / "run")
@@ -201,7 +198,7 @@ def test_sample(tmp_path, monkeypatch, trained):
     assert grids[0] == grids[1]
 
 
-@ONE_BACKEND
+@pytest.mark.once
 @pytest.mark.parametrize(
     "options, expected",
     [
@@ -217,7 +214,7 @@ def test_sample_refuses_wrong_options(tmp_path, monkeypatch, capsys, trained, op
     assert expected in error_of(capsys, run_here, monkeypatch, "sample.py", *args)
 
 
-@ONE_BACKEND
+@pytest.mark.once
 def test_sample_refuses_wrong_files(tmp_path, monkeypatch, capsys, trained):
     def message_of(path, output=tmp_path / "out"):
         return error_of(capsys, run_here, monkeypatch, "sample.py", path, "--output", output)

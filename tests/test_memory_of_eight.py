@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_ddpm import DiffusionModel, GaussianDiffusion, build_unet
 
@@ -16,23 +17,37 @@ def eight_pictures(size=8):
     return np.stack(masks)[..., None].astype("float32") * 1.6 - 0.8
 
 
-def test_a_tiny_network_learns_eight_pictures_by_heart():
-    """Recipe: noise prediction, 100 cosine steps, U-Net of widths 16 and 32 (164 k parameters),
-    600 batches of 64, Adam with a cosine decay from 3e-3, EMA 0.99, ancestral sampling.
+def noise_loss(model, pictures):
+    """Ho et al.'s loss (eq. 14) of the averaged network, over every timestep alike."""
+    d, rng = model.diffusion, np.random.default_rng(0)
+    t = np.repeat(np.arange(d.timesteps, dtype="int32"), len(pictures))
+    x_start = np.tile(pictures, (d.timesteps, 1, 1, 1))
+    noise = rng.standard_normal(x_start.shape).astype("float32")
+    x_t = ops.convert_to_numpy(d.q_sample(x_start, t, noise))
+    output = model.ema_network.predict([x_t, t], batch_size=200, verbose=0)
+    found = d.predict_noise_from_start(x_t, t, d.predict_start(x_t, t, output))
+    return np.mean((ops.convert_to_numpy(found) - noise) ** 2)
 
-    The exact denoiser of these pictures has a loss of 0.006. Predicting x_0 or the velocity
-    cannot get below 0.1: at large t nobody can tell which picture it was.
+
+def test_a_tiny_network_learns_eight_pictures_by_heart():
+    """Recipe: x_0 prediction, 100 cosine steps, U-Net of widths 16 and 16 (83 k parameters),
+    800 batches of 64, Adam with a cosine decay from 5e-3, EMA 0.99, ancestral sampling.
+
+    The loss is measured on the noise that the predicted x_0 implies. On x_0 itself even the
+    exact denoiser has a loss of 0.1: at large t nobody can tell which picture it was. Predicting
+    the noise reaches a lower loss, but its x_0 at large t is so poor that of a hundred samples
+    one or two are no picture.
     """
     pictures = eight_pictures()
     network = build_unet(
-        8, channels=1, widths=(16, 32), has_attention=(False, False), num_res_blocks=1
+        8, channels=1, widths=(16, 16), has_attention=(False, False), num_res_blocks=1
     )
-    model = DiffusionModel(network, GaussianDiffusion(100, "cosine"), ema_decay=0.99, seed=0)
-    decay = keras.optimizers.schedules.CosineDecay(3e-3, 600)
+    diffusion = GaussianDiffusion(100, "cosine", prediction="start")
+    model = DiffusionModel(network, diffusion, ema_decay=0.99, seed=0)
+    decay = keras.optimizers.schedules.CosineDecay(5e-3, 800)
     model.compile(keras.optimizers.Adam(decay))
-    model.fit(np.tile(pictures, (1600, 1, 1, 1)), batch_size=64, epochs=3, verbose=0)
-    loss = model.evaluate(np.tile(pictures, (64, 1, 1, 1)), batch_size=64, verbose=0)
-    assert loss <= 0.03
+    model.fit(np.tile(pictures, (1600, 1, 1, 1)), batch_size=64, epochs=4, verbose=0)
+    assert noise_loss(model, pictures) <= 0.03
 
     samples = model.generate(32, sampler="ddpm", steps=100, seed=1)
     errors = np.sqrt(np.mean((samples[:, None] - pictures) ** 2, axis=(2, 3, 4)))

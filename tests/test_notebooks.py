@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import keras
 import nbclient
 import nbformat
 import pytest
@@ -19,7 +18,7 @@ def read(name):
     return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="run once, with TensorFlow")
+@pytest.mark.once
 @pytest.mark.parametrize("name", SMALL)
 def test_notebook_runs(name, tmp_path):
     notebook = read(name)

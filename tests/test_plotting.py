@@ -1,6 +1,5 @@
 """Images and curves as files."""
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,9 +7,7 @@ from PIL import Image
 from keras_ddpm.files import make_writable, written_aside
 from keras_ddpm.plotting import image_grid, plot_history, save_gif, save_image, to_uint8
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="no backend is involved: one is enough"
-)
+pytestmark = pytest.mark.once
 
 
 def test_to_uint8_rounds_clips_and_keeps_bytes():
