@@ -58,7 +58,7 @@ def tiny_network(size=8, channels=1, num_classes=None, dropout=0.0, width=8, see
         code = layers.Add()([code, embedding(label)])
     x = layers.Conv2D(width, 3, padding="same")(x_t)
     x = layers.Add()([x, layers.Reshape((1, 1, width))(code)])
-    x = layers.Dropout(dropout)(keras.activations.swish(x))
+    x = layers.Dropout(dropout, seed=1)(keras.activations.swish(x))
     x = layers.Conv2D(channels, 3, padding="same", dtype="float32")(x)
     return random_weights(keras.Model(inputs, x), seed)
 

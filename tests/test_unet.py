@@ -165,6 +165,17 @@ def test_dropout_acts_in_training_only():
     assert np.abs(to_numpy(network(x, training=True)) - calm[0]).max() > 1e-3
 
 
+def test_each_dropout_has_a_seed_that_set_random_seed_rules():
+    def seeds():
+        keras.utils.set_random_seed(4)
+        network = small(dropout=0.5)
+        return [layer.seed for layer in network.layers if isinstance(layer, layers.Dropout)]
+
+    first = seeds()
+    assert first == seeds()
+    assert None not in first and len(set(first)) == len(first) > 3
+
+
 def test_norm_epsilon_reaches_every_normalisation():
     network = small(norm_epsilon=1e-3, has_attention=(True, False))
     norms = [layer for layer in network.layers if isinstance(layer, layers.GroupNormalization)]

@@ -28,4 +28,4 @@ class TrainStep:
 
 def compile_function(function, variables, jit_compile):
     """Compiles `function`; TensorFlow finds the variables it reads by itself."""
-    return tf.function(function, jit_compile=jit_compile, reduce_retracing=True)
+    return tf.function(function, jit_compile=jit_compile)

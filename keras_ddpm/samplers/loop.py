@@ -15,8 +15,8 @@ from keras_ddpm.backend import compile_function
 
 # A seed dtype for each backend: torch has no uint32 arithmetic.
 SEED_DTYPE = "int32" if keras.backend.backend() == "torch" else "uint32"
-# torch cannot vectorise a generator that is seeded for each image.
-map_images = ops.map if keras.backend.backend() == "torch" else ops.vectorized_map
+# Only JAX can vectorise random numbers that are seeded for each image.
+map_images = ops.vectorized_map if keras.backend.backend() == "jax" else ops.map
 
 
 @dataclass
@@ -82,7 +82,7 @@ class SamplingLoop:
             name: ops.convert_to_tensor(values.astype("float32"))
             for name, values in sampler.coefficients(self.diffusion, timesteps).items()
         }
-        program = self._program(sampler, clip_denoised)
+        program = self._program(sampler, clip_denoised, tuple(noise.shape), steps)
         fixed = (
             ops.convert_to_tensor(timesteps),
             coefficients,
@@ -159,8 +159,8 @@ class SamplingLoop:
             np.concatenate([x_start, samples[None]]),
         )
 
-    def _program(self, sampler, clip_denoised):
-        key = (sampler, clip_denoised)
+    def _program(self, sampler, clip_denoised, *shapes):
+        key = (sampler, clip_denoised, *shapes)
         if key not in self._programs:
             self._programs[key] = compile_function(
                 self._build(sampler, clip_denoised), self.variables, self.jit_compile
