@@ -215,6 +215,11 @@ class DiffusionModel(TrainStep, keras.Model):
         callbacks = [faults.StopOnFault(), *keras.tree.flatten(callbacks or [])]
         if isinstance(x, keras.utils.PyDataset):
             kwargs.setdefault("shuffle", False)
+        if kwargs.get("sample_weight") is not None and y is None:
+            raise ValueError(
+                "sample_weight was given without y (labels): Keras would drop it. Pass a dataset "
+                "whose batches are (x, labels, sample_weight)."
+            )
         return super().fit(x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs)
 
     def train_on_batch(self, *args, **kwargs):

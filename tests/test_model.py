@@ -184,6 +184,7 @@ def test_loss_compares_output_and_target(loss, prediction):
     diffusion = GaussianDiffusion(50, "cosine", prediction=prediction)
     model = make_model(diffusion=diffusion, compile_kwargs={"loss": loss, "run_eagerly": True})
     model.draw = fixed_draw
+    random_weights(model.network, seed=9)  # evaluate asks the averaged weights, not these
     t, noise, _ = map(to_numpy, fixed_draw((8,)))
     signal = diffusion.alphas_cumprod[t][:, None, None, None]
     x_t = (np.sqrt(signal) * FLOATS + np.sqrt(1 - signal) * noise).astype("float32")
@@ -226,7 +227,7 @@ def test_training_timesteps_and_noise_are_uniform_and_normal():
     assert noise.var() == pytest.approx(1, abs=5 * np.sqrt(2 / noise.size))
 
 
-@pytest.mark.parametrize("offset", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize("offset", [0.0, 0.5, 0.999, 0.99999994])
 @pytest.mark.parametrize("batch, timesteps", [(1, 50), (8, 50), (100, 50), (7, 1000)])
 def test_stratified_timesteps_take_one_from_each_part(batch, timesteps, offset):
     t = to_numpy(stratified_timesteps(batch, timesteps, offset))
@@ -474,3 +475,8 @@ def test_calling_the_model_asks_the_averaged_network():
     ours, ema = to_numpy(model(inputs)), to_numpy(model.ema_network(inputs))
     np.testing.assert_array_equal(ours, ema)
     assert np.abs(ours - to_numpy(model.network(inputs))).max() > 1e-3
+
+
+def test_sample_weights_without_labels_are_not_dropped_in_silence():
+    with pytest.raises(ValueError, match="sample_weight was given without y"):
+        make_model().fit(IMAGES, sample_weight=np.ones(len(IMAGES)), verbose=0)

@@ -55,6 +55,12 @@ def test_logsnr_steps_are_even_in_log_snr():
         assert abs(log_snr[t] - value) <= log_snr[t - 1] - log_snr[t + 1]
 
 
+def test_logsnr_steps_stay_distinct_where_one_beta_does_almost_all():
+    diffusion = GaussianDiffusion(betas=[0.01] * 10 + [0.999] + [0.01] * 10)
+    timesteps = choose_timesteps(diffusion, 8, "logsnr")
+    assert len(set(timesteps.tolist())) == 8 and (np.diff(timesteps) < 0).all()
+
+
 @pytest.mark.parametrize("spacing", ["linspace", "trailing", "quadratic", "logsnr"])
 def test_one_step_starts_from_the_noisiest_timestep(spacing):
     assert choose_timesteps(THOUSAND, 1, spacing).tolist() == [999]

@@ -73,6 +73,18 @@ def test_a_fresh_network_says_zero():
     np.testing.assert_array_equal(output, 0)
 
 
+def test_every_block_of_a_fresh_network_is_the_identity():
+    """So nothing of t, which enters inside the blocks, reaches even a random last layer."""
+    network = small()
+    random_weights(network.get_layer("conv_out"))
+    call = compiled(network)
+    early, late = (call(inputs(network, t)) for t in (1, 900))
+    np.testing.assert_array_equal(early, late)
+    assert np.abs(early).max() > 0.1
+    attention = next(layer for layer in network.layers if isinstance(layer, SelfAttention))
+    assert not any(w.any() for w in attention.projection.get_weights())
+
+
 def test_images_of_a_batch_do_not_see_each_other():
     network = random_weights(small(num_heads=2))
     x, t = inputs(network, batch=3)
