@@ -7,7 +7,6 @@ and the diffusion are those of examples/configs/oxford_flowers102.yaml.
 """
 
 import statistics
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,7 @@ from keras_ddpm.data import load_images
 CONFIG = Path(__file__).parents[1] / "examples" / "configs" / "oxford_flowers102.yaml"
 
 
-def measure(images: str = "drawn_flowers", batch_size: int = 8, steps: int = 10):
+def measure(images: str, batch_size: int = 8, steps: int = 10):
     """Prints the median of `steps` steps and the time to the first one.
 
     Args:
@@ -52,4 +51,4 @@ def measure(images: str = "drawn_flowers", batch_size: int = 8, steps: int = 10)
 
 
 if __name__ == "__main__":
-    sys.exit(auto_cli(measure, as_positional=True))
+    auto_cli(measure)
