@@ -1,5 +1,7 @@
 """TensorFlow: GradientTape, variables updated in place, `tf.function`."""
 
+import functools
+
 import tensorflow as tf
 
 
@@ -28,4 +30,6 @@ class TrainStep:
 
 def compile_function(function, variables, jit_compile):
     """Compiles `function`; TensorFlow finds the variables it reads by itself."""
-    return tf.function(function, jit_compile=jit_compile)
+    # TensorFlow warns when one piece of code is traced often. As a partial, each program counts
+    # for itself: it is traced once.
+    return tf.function(functools.partial(function), jit_compile=jit_compile)
