@@ -35,13 +35,18 @@ def main():
 
 def prepare(config):
     """All that can go wrong, before the first step. None if the run is finished already."""
+    from dataclasses import asdict
+
     import keras
 
+    from keras_ddpm import GaussianDiffusion
     from keras_ddpm.checkpoints import latest_checkpoint, load_diffusion_model
     from keras_ddpm.data import ImageDataset
-    from keras_ddpm.samplers import make_sampler
+    from keras_ddpm.samplers import make_sampler, plan_timesteps
 
-    make_sampler(config.sampling.sampler, config.sampling.eta)
+    sampler = make_sampler(config.sampling.sampler, config.sampling.eta)
+    diffusion = GaussianDiffusion(**asdict(config.diffusion))
+    plan_timesteps(diffusion, sampler, config.sampling.steps, spacing=config.sampling.spacing)
     folder = make_writable(config.run)
     checkpoint, epochs_done = latest_checkpoint(folder / "checkpoints") or (None, 0)
     if checkpoint:
@@ -128,6 +133,8 @@ def build_model(config, train_set):
         GaussianDiffusion(**asdict(config.diffusion)),
         ema_decay=config.training.ema_decay,
         label_dropout=config.training.label_dropout,
+        label_names=train_set.label_names if config.data.use_labels else None,
+        min_snr_gamma=config.training.min_snr_gamma,
         seed=config.training.seed,
     )
     model.compile(
@@ -186,10 +193,7 @@ def train(config, model, dataset, validation, epochs_done):
             folder / "samples",
             every=sampling.every,
             num_images=sampling.num_images,
-            sampler=sampling.sampler,
-            steps=sampling.steps,
-            eta=sampling.eta,
-            seed=sampling.seed,
+            **sampler_options(sampling),
         ),
         keras.callbacks.CSVLogger(folder / "log.csv", append=True),
         # After what it vouches for: once an epoch has a checkpoint, it has a row in the log.
@@ -208,6 +212,11 @@ def train(config, model, dataset, validation, epochs_done):
         callbacks=callbacks,
         verbose="auto" if sys.stdout.isatty() else 2,
     )
+
+
+def sampler_options(sampling):
+    names = ("sampler", "steps", "spacing", "eta", "guidance_scale", "seed")
+    return {name: getattr(sampling, name) for name in names}
 
 
 def keep_rows(csv_path, epochs_done):
@@ -248,10 +257,7 @@ def finish(config, model):
     images = model.generate(
         sampling.num_images,
         labels=labels,
-        sampler=sampling.sampler,
-        steps=sampling.steps,
-        eta=sampling.eta,
-        seed=sampling.seed,
+        **sampler_options(sampling),
     )
     save_image(folder / "samples.png", image_grid(images))
     with written_aside(folder / "final.keras") as partial:  # last: it says the run is finished

@@ -2,9 +2,10 @@
 
     python examples/sample.py runs/embedded/final.keras --num_images 16 --output samples
 
-Writes image_0000.png and so on, grid.png, and process.gif: on the left the noisy images x_t, on
-the right what the network takes them for. The environment variable KERAS_BACKEND chooses between
-tensorflow, jax and torch; a model trained on one can be sampled on another.
+Writes image_0000.png and so on, grid.png, process.gif: on the left the noisy images x_t, on the
+right what the network takes them for, and filmstrip.png: the same for a few images, as a strip.
+The environment variable KERAS_BACKEND chooses between tensorflow, jax and torch; a model trained
+on one can be sampled on another.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import sys
 
 MOST_IMAGES_IN_GIF = 16
 FRAMES = 40
+FILMSTRIP_IMAGES, FILMSTRIP_FRAMES = 4, 10
 FRAME_MS, LAST_FRAME_MS = 80, 3000
 
 
@@ -24,9 +26,16 @@ def parse_args():
     parser.add_argument("--output", default="samples", help="folder (default: samples)")
     parser.add_argument("--sampler", default="ddim", help="its name (default: ddim)")
     parser.add_argument("--steps", type=int, help="steps of the sampler (default: at most 50)")
+    parser.add_argument("--spacing", help="which timesteps to visit (default: the sampler's)")
     parser.add_argument("--eta", type=float, default=0.0, help="fresh noise in DDIM (default: 0)")
     parser.add_argument(
-        "--labels", type=int, nargs="+", help="classes, repeated in turn (default: no label)"
+        "--labels",
+        type=lambda text: int(text) if text.isdecimal() else text,
+        nargs="+",
+        help="classes by number or by name, repeated in turn (default: no label)",
+    )
+    parser.add_argument(
+        "--guidance_scale", type=float, default=1.0, help="push towards the labels (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     return parser.parse_args()
@@ -63,8 +72,10 @@ def draw(args):
         return model.generate(
             count,
             labels=labels,
+            guidance_scale=args.guidance_scale,
             sampler=args.sampler,
             steps=args.steps,
+            spacing=args.spacing,
             eta=args.eta,
             seed=args.seed,
             **kwargs,
@@ -84,7 +95,7 @@ def write(output, images, trajectory):
 
     import numpy as np
 
-    from keras_ddpm.plotting import image_grid, save_gif, save_image
+    from keras_ddpm.plotting import filmstrip, image_grid, save_gif, save_image
 
     output = Path(output)
     for i, image in enumerate(images):
@@ -96,7 +107,9 @@ def write(output, images, trajectory):
     ]
     durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
     save_gif(output / "process.gif", frames, durations)
-    return [output / "image_0000.png", output / "grid.png", output / "process.gif"]
+    save_image(output / "filmstrip.png", filmstrip(trajectory, FILMSTRIP_IMAGES, FILMSTRIP_FRAMES))
+    names = ("image_0000.png", "grid.png", "process.gif", "filmstrip.png")
+    return [output / name for name in names]
 
 
 if __name__ == "__main__":

@@ -44,6 +44,19 @@ def to_labels(labels, num_classes):
     return ops.cast(labels, "int32")
 
 
+def check_label_names(names, num_classes):
+    """The names of the classes as a list, or None."""
+    if names is None:
+        return None
+    names = [str(name) for name in names]
+    if len(names) != (num_classes or 0) or len(set(names)) != len(names):
+        raise ValueError(
+            f"label_names has {len(names)} names, {len(set(names))} of them different, but the "
+            f"network has {num_classes or 'no'} classes: give each class a name of its own."
+        )
+    return names
+
+
 def stratified_timesteps(batch_size, timesteps, offset):
     """One timestep from each of `batch_size` equal parts of [0, T), int32 `(batch,)`.
 

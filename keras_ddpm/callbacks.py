@@ -34,7 +34,7 @@ class SampleImages(keras.callbacks.Callback):
         every: int, epochs from one grid to the next.
         num_images: int, images in a grid.
         labels: optional int or `num_images` ints. None: a conditional network's classes in turn.
-        sampler, steps, eta: as for `DiffusionModel.generate`.
+        sampler, steps, spacing, eta, guidance_scale: as for `DiffusionModel.generate`.
         seed: int, for the noise.
         scale: int, how often each pixel of the grid is repeated in both directions.
         show: bool, whether to display the grid; `"auto"` does so in a Jupyter notebook.
@@ -58,7 +58,9 @@ class SampleImages(keras.callbacks.Callback):
         labels=None,
         sampler="ddim",
         steps=None,
+        spacing=None,
         eta=0.0,
+        guidance_scale=1.0,
         seed=0,
         scale=1,
         show="auto",
@@ -68,7 +70,8 @@ class SampleImages(keras.callbacks.Callback):
         self.every = check_positive_int("every", every)
         self.num_images = check_positive_int("num_images", num_images)
         self.labels = labels
-        self.sampler, self.steps = make_sampler(sampler, eta), steps
+        self.sampler = make_sampler(sampler, eta)
+        self.steps, self.spacing, self.guidance_scale = steps, spacing, guidance_scale
         self.seed = seed
         self.scale = check_positive_int("scale", scale)
         self.show = _in_notebook() if show == "auto" else show
@@ -78,10 +81,11 @@ class SampleImages(keras.callbacks.Callback):
         model = self.model
         if not model.is_image:
             raise ValueError(f"SampleImages draws images, not samples of {model.sample_shape}.")
-        plan_timesteps(model.diffusion, self.sampler, self.steps)
+        plan_timesteps(model.diffusion, self.sampler, self.steps, spacing=self.spacing)
         self.drawn_labels = self.labels
         if self.labels is None and model.num_classes is not None:
             self.drawn_labels = np.arange(self.num_images) % model.num_classes
+        model.sampling_conditions(self.drawn_labels, self.guidance_scale, self.num_images)
         if self.directory is not None:
             self.directory = make_writable(self.directory)
         channels = model.sample_shape[-1]
@@ -93,8 +97,10 @@ class SampleImages(keras.callbacks.Callback):
             images = self.model.generate(
                 self.num_images,
                 labels=self.drawn_labels,
+                guidance_scale=self.guidance_scale,
                 sampler=self.sampler,
                 steps=self.steps,
+                spacing=self.spacing,
                 seed=self.seed,
             )
             self._present(image_grid(images), epoch)

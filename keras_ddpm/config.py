@@ -70,6 +70,8 @@ class DiffusionConfig:
         beta_start: variance of the first step, linear schedule only.
         beta_end: variance of the last step, linear schedule only.
         prediction: what the network outputs: the noise, the image ("start") or v ("velocity").
+        zero_terminal_snr: whether to rescale the schedule so that it ends without any signal (Lin
+            et al.); not with prediction "noise".
         variance: of a reverse step: "posterior" or "beta", section 3.2 of Ho et al.
     """
 
@@ -79,6 +81,7 @@ class DiffusionConfig:
     beta_end: float = 0.02
     prediction: Literal["noise", "start", "velocity"] = "noise"
     variance: Literal["posterior", "beta"] = "posterior"
+    zero_terminal_snr: bool = False
 
     def __post_init__(self):
         check_positive_int("diffusion.timesteps", self.timesteps)
@@ -86,6 +89,11 @@ class DiffusionConfig:
             raise ValueError(
                 "diffusion needs 0 < beta_start <= beta_end < 1, got "
                 f"beta_start={self.beta_start} and beta_end={self.beta_end}."
+            )
+        if self.zero_terminal_snr and self.prediction == "noise":
+            raise ValueError(
+                "diffusion.zero_terminal_snr does not go with diffusion.prediction=noise: choose "
+                "velocity or start."
             )
 
 
@@ -138,6 +146,8 @@ class TrainingConfig:
         loss: "mse" (Ho et al.), "mae" or "huber".
         ema_decay: decay of the averaged weights, which are those that samples are drawn from.
         label_dropout: share of labels hidden from the network, for classifier-free guidance.
+        min_snr_gamma: weights the timesteps of the loss by min-SNR-γ (Hang et al.; they use 5);
+            null weights all alike (Ho et al.).
         dtype_policy: precision of the network; "mixed_bfloat16" suits recent GPUs.
         jit_compile: whether to compile with XLA or torch.compile; "auto" leaves it to Keras.
         steps_per_execution: steps in one call of the compiled function.
@@ -156,6 +166,7 @@ class TrainingConfig:
     loss: Literal["mse", "mae", "huber"] = "mse"
     ema_decay: float = 0.999
     label_dropout: float = 0.1
+    min_snr_gamma: float | None = None
     dtype_policy: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     jit_compile: bool | Literal["auto"] = "auto"
     steps_per_execution: int = 1
@@ -171,6 +182,8 @@ class TrainingConfig:
         _check_positive("training.learning_rate", self.learning_rate)
         if self.clipnorm is not None:
             _check_positive("training.clipnorm", self.clipnorm)
+        if self.min_snr_gamma is not None:
+            _check_positive("training.min_snr_gamma", self.min_snr_gamma)
         check_fraction("training.ema_decay", self.ema_decay)
         check_fraction("training.label_dropout", self.label_dropout)
 
@@ -180,20 +193,25 @@ class SamplingConfig:
     """The images drawn while training and at its end.
 
     Args:
-        sampler: "ddim", or another name that `keras_ddpm.sample` knows.
+        sampler: "ddim", "dpm_solver++", "heun" or "ddpm".
         steps: steps of the sampler, at most diffusion.timesteps; null is at most 50.
+        spacing: "linspace", "leading", "trailing", "quadratic" or "logsnr": which timesteps the
+            steps visit; null is the sampler's own choice.
         num_images: images in a grid.
         every: epochs from one grid to the next.
         seed: of the noise, the same for each grid.
         eta: fresh noise in DDIM: 0 is deterministic, 1 like DDPM.
+        guidance_scale: how strongly the samples are pushed towards their class; 1 does not push.
     """
 
     sampler: str = "ddim"
     steps: int | None = None
+    spacing: str | None = None
     num_images: int = 16
     every: int = 1
     seed: int = 0
     eta: float = 0.0
+    guidance_scale: float = 1.0
 
     def __post_init__(self):
         if self.steps is not None:
@@ -203,6 +221,10 @@ class SamplingConfig:
         check_positive_int("sampling.seed", self.seed, minimum=0)
         if not self.eta >= 0:
             raise ValueError(f"sampling.eta must be at least 0, got {self.eta}.")
+        if not self.guidance_scale >= 0:
+            raise ValueError(
+                f"sampling.guidance_scale must be at least 0, got {self.guidance_scale}."
+            )
 
 
 @dataclass
@@ -235,4 +257,8 @@ class RunConfig:
         if steps is not None and steps > timesteps:
             raise ValueError(
                 f"sampling.steps={steps} is more than diffusion.timesteps={timesteps}."
+            )
+        if self.sampling.guidance_scale != 1 and not self.data.use_labels:
+            raise ValueError(
+                f"sampling.guidance_scale={self.sampling.guidance_scale} needs data.use_labels."
             )

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddpm.schedules import SCHEDULES, cosine_betas, linear_betas
+from keras_ddpm.clipping import clip_start
+from keras_ddpm.schedules import SCHEDULES, cosine_betas, linear_betas, without_terminal_signal
 from keras_ddpm.validation import check_choice, check_positive_int
 
 PREDICTIONS = ("noise", "start", "velocity")
@@ -37,6 +38,9 @@ class GaussianDiffusion:
             one may be 1 (no signal left at all), unless the network predicts noise.
         prediction: what the network outputs: `"noise"` (ϵ, Ho et al.), `"start"` (x₀) or
             `"velocity"` (v, Salimans & Ho 2022).
+        zero_terminal_snr: bool, whether the schedule is rescaled so that x_T holds no signal at
+            all (Lin et al. 2024). Sampling then starts where training ended, and very dark or
+            very bright images are within reach. The network must not predict noise.
         variance: variance of a reverse step: `"posterior"` (β̃) or `"beta"` (β); section 3.2.
 
     Raises:
@@ -61,6 +65,7 @@ class GaussianDiffusion:
         betas=None,
         prediction="noise",
         variance="posterior",
+        zero_terminal_snr=False,
     ):
         self.prediction = check_choice("prediction", prediction, PREDICTIONS)
         self.variance = check_choice("variance", variance, VARIANCES)
@@ -81,7 +86,16 @@ class GaussianDiffusion:
                 if schedule == "linear"
                 else cosine_betas(timesteps)
             )
-        _check_betas(betas, prediction)
+        _check_betas(betas)
+        self.zero_terminal_snr = zero_terminal_snr
+        if zero_terminal_snr:
+            betas = without_terminal_signal(betas)
+        if betas[-1] == 1 and prediction == "noise":
+            raise ValueError(
+                f"prediction='noise' does not go with betas[-1] = 1 (zero_terminal_snr="
+                f"{zero_terminal_snr}): without signal in x_T, x0 cannot be computed from a "
+                "predicted noise. Use prediction='velocity' or prediction='start'."
+            )
         self.betas = betas
         self.timesteps = len(betas)
 
@@ -215,7 +229,8 @@ class GaussianDiffusion:
             x_t: float tensor `(batch, ...)`.
             t: int32 tensor `(batch,)`.
             output: float tensor like `x_t`: noise, x₀ or v, as `prediction` says.
-            clip_denoised: bool, whether to clip x̂₀ to [-1, 1], the range of images.
+            clip_denoised: whether to clip x̂₀ to [-1, 1], the range of images; a float in (0, 1)
+                is dynamic thresholding, see `clip_start`.
 
         Returns:
             float32 tensor like `x_t`.
@@ -226,7 +241,7 @@ class GaussianDiffusion:
             x_start = ops.cast(output, "float32")
         else:
             x_start = self.predict_start_from_velocity(x_t, t, output)
-        return ops.clip(x_start, -1.0, 1.0) if clip_denoised else x_start
+        return clip_start(x_start, clip_denoised)
 
     def p_mean_variance(self, output, x_t, t, clip_denoised=False):
         """Mean, variance, log-variance of p(x_{t−1} | x_t), and x̂₀: eq. 1, 11 and section 3.2.
@@ -237,7 +252,7 @@ class GaussianDiffusion:
             output: float tensor like `x_t`, what the network said of `(x_t, t)`.
             x_t: float tensor `(batch, ...)`.
             t: int32 tensor `(batch,)`.
-            clip_denoised: bool, whether to clip x̂₀ to [-1, 1].
+            clip_denoised: as for `predict_start`.
 
         Returns:
             Four float32 tensors: the mean, variance and log-variance `(batch, 1, ...)`, x̂₀.
@@ -287,6 +302,7 @@ class GaussianDiffusion:
             "schedule": self.schedule,
             "beta_start": self.beta_start,
             "beta_end": self.beta_end,
+            "zero_terminal_snr": self.zero_terminal_snr,
             **config,
         }
 
@@ -295,7 +311,7 @@ class GaussianDiffusion:
         return cls(**config)
 
 
-def _check_betas(betas, prediction):
+def _check_betas(betas):
     if betas.ndim != 1 or betas.size < 1:
         raise ValueError(f"betas must be a 1-D sequence of floats, got shape {betas.shape}.")
     wrong = ~((betas > 0) & (betas < 1))  # catches NaN too
@@ -305,9 +321,4 @@ def _check_betas(betas, prediction):
         raise ValueError(
             f"betas[{step}] = {betas[step]} is not allowed: each beta must lie in (0, 1), only "
             "the last may be 1."
-        )
-    if betas[-1] == 1 and prediction == "noise":
-        raise ValueError(
-            "betas[-1] = 1 leaves no signal in x_T, so x0 cannot be computed from a predicted "
-            "noise there. Use prediction='velocity' or prediction='start'."
         )

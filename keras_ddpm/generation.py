@@ -2,20 +2,23 @@
 
 import numpy as np
 
+from keras_ddpm.clipping import check_clip_denoised
+from keras_ddpm.guidance import guide
 from keras_ddpm.samplers import make_sampler, plan_timesteps
 from keras_ddpm.samplers.loop import SamplingLoop, choose_frames, initial_noise
-from keras_ddpm.validation import check_positive_int
+from keras_ddpm.validation import check_positive_int, nearest
 
 
 class Generation:
     """The part of a `DiffusionModel` that draws samples; it knows nothing of training."""
 
-    _sampling_loop = None  # made at the first call; it keeps the compiled programs
+    _sampling_loop = None  # made at the first call
 
     def generate(
         self,
         num_images=None,
         labels=None,
+        guidance_scale=1.0,
         sampler="ddim",
         steps=None,
         timesteps=None,
@@ -32,9 +35,12 @@ class Generation:
 
         Args:
             num_images: int, how many; not needed with `noise` or a list of labels.
-            labels: int, or ints `(num_images,)`, the classes wanted; None means "no label".
+            labels: the classes wanted, one or `num_images` of them: ints, or names among the
+                model's `label_names`. None means "no label".
+            guidance_scale: float, or floats `(num_images,)`: how strongly the samples are pushed
+                towards their labels (Ho & Salimans 2022). 1 does not push, and costs half.
             sampler, steps, timesteps, spacing, eta: as for `keras_ddpm.sample`.
-            clip_denoised: bool, whether to clip each x̂₀ to [-1, 1]; None: images yes, points no.
+            clip_denoised: as for `keras_ddpm.sample`; None clips images, and points not.
             seed: optional int. The same seed gives the same images, whatever `batch_size`.
             noise: optional float array `(num_images, ...)`, x_T instead of drawing it.
             batch_size: int, how many images are in memory at once.
@@ -52,27 +58,41 @@ class Generation:
         batch_size = check_positive_int("batch_size", batch_size)
         seed = np.random.SeedSequence().entropy if seed is None else seed
         noise = self._initial_noise(noise, num_images, labels, seed)
-        labels = self._sampling_labels(labels, len(noise))
+        conditions = self.sampling_conditions(labels, guidance_scale, len(noise))
         clip_denoised = self.is_image if clip_denoised is None else clip_denoised
-        if self._sampling_loop is None:
-            self._sampling_loop = SamplingLoop(
-                lambda *inputs: self.ema_network(list(inputs), training=False),
-                self.diffusion,
-                self.ema_network.variables,
-                self.jit_compile,
-            )
-        conditions = () if labels is None else (labels,)
-        return self._sampling_loop.in_batches(
+        check_clip_denoised(clip_denoised)
+        return self.sampling_loop.in_batches(
             noise,
             sampler,
             timesteps,
             seed,
             clip_denoised,
             conditions,
+            (),
             frames,
             batch_size,
             progress,
         )
+
+    @property
+    def sampling_loop(self):
+        """The `SamplingLoop` of the averaged network; it keeps the compiled programs."""
+        if self._sampling_loop is None:
+            self._sampling_loop = SamplingLoop(
+                self._denoise, self.diffusion, self.ema_network.variables, self.jit_compile
+            )
+        return self._sampling_loop
+
+    def _denoise(self, x_t, t, *conditions):
+        """The averaged network's prediction; with (label, guidance scale) a guided one."""
+
+        def network(*inputs):
+            return self.ema_network(list(inputs), training=False)
+
+        if len(conditions) == 2:
+            label, scale = conditions
+            return guide(network, x_t, t, label, self.num_classes, scale)
+        return network(x_t, t, *conditions)
 
     def _initial_noise(self, noise, num_images, labels, seed):
         if noise is not None:
@@ -88,6 +108,36 @@ class Generation:
         num_images = check_positive_int("num_images", num_images)
         return initial_noise(seed, (num_images, *self.sample_shape))
 
+    def sampling_conditions(self, labels, guidance_scale, num_images):
+        """What the denoiser is told beside x_t and t: (), (labels,) or (labels, scales).
+
+        Arguments and errors are those of `generate`.
+        """
+        scales = np.asarray(guidance_scale)
+        if scales.dtype.kind not in "iuf" or scales.shape not in ((), (num_images,)):
+            raise ValueError(
+                f"guidance_scale={guidance_scale!r} must be one number, or {num_images} of them."
+            )
+        if not (np.isfinite(scales) & (scales >= 0)).all():
+            raise ValueError(f"guidance_scale={guidance_scale!r} must be finite and at least 0.")
+        guided = bool((scales != 1).any())
+        if guided and labels is None:
+            raise ValueError(
+                f"guidance_scale={guidance_scale!r} needs labels to push towards. Give labels, or "
+                "leave guidance_scale at 1."
+            )
+        if guided and self.label_dropout == 0:
+            raise ValueError(
+                f'guidance_scale={guidance_scale!r} compares with "no label", which this model '
+                "never saw: it was made with label_dropout=0. Train with label_dropout=0.1."
+            )
+        labels = self._sampling_labels(labels, num_images)
+        if labels is None:
+            return ()
+        if not guided:
+            return (labels,)
+        return labels, np.broadcast_to(scales, (num_images,)).astype("float32")
+
     def _sampling_labels(self, labels, num_images):
         """Class numbers as int32 `(num_images,)`; None for an unconditional network."""
         if self.num_classes is None:
@@ -99,13 +149,33 @@ class Generation:
             return None
         if labels is None:
             return np.full(num_images, self.num_classes, "int32")  # "no label"
-        array = np.asarray(labels)
+        array = self._named_labels(np.asarray(labels))
         if array.dtype.kind not in "iu" or array.shape not in ((), (num_images,)):
             raise ValueError(
-                f"labels={labels!r} must be one int, or {num_images} of them, one an image."
+                f"labels={labels!r} must be one class, or {num_images} of them, one an image: "
+                "ints, or names."
             )
         if array.min() < 0 or array.max() >= self.num_classes:
             raise ValueError(
                 f"labels={labels!r} must lie in [0, {self.num_classes - 1}], the network's classes."
             )
         return np.broadcast_to(array, (num_images,)).astype("int32")
+
+    def _named_labels(self, labels):
+        """Names as class numbers; numbers as they are."""
+        if labels.dtype.kind != "U":
+            return labels
+        if self.label_names is None:
+            raise ValueError(
+                f"labels={labels.tolist()!r} are names, but the model has no label_names. Give "
+                f"numbers from 0 to {self.num_classes - 1}."
+            )
+        for name in labels.ravel():
+            if name not in self.label_names:
+                raise ValueError(
+                    f"labels: {str(name)!r} is not among the {self.num_classes} label_names"
+                    + nearest(str(name), self.label_names)
+                )
+        return np.array([self.label_names.index(name) for name in labels.ravel()]).reshape(
+            labels.shape
+        )

@@ -6,10 +6,11 @@ from keras import ops
 
 from keras_ddpm import faults
 from keras_ddpm.backend import TrainStep
-from keras_ddpm.batches import stratified_timesteps, to_float, to_labels
+from keras_ddpm.batches import check_label_names, stratified_timesteps, to_float, to_labels
 from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.generation import Generation
 from keras_ddpm.validation import check_fraction
+from keras_ddpm.weighting import min_snr_weights
 
 VALIDATION_SEED = 2020  # any fixed number: each evaluation then sees the same noise
 
@@ -29,6 +30,9 @@ class DiffusionModel(TrainStep, Generation, keras.Model):
         ema_decay: float in [0, 1), decay of the averaged weights.
         label_dropout: float in [0, 1), share of labels replaced by "no label" in training, which
             is what classifier-free guidance needs (Ho & Salimans 2022).
+        label_names: optional names of the classes, `num_classes` of them, for `generate`.
+        min_snr_gamma: optional float > 0, weights the loss of each timestep by min-SNR-γ (Hang
+            et al. 2023), see `min_snr_weights`. None weights all alike (Ho et al.).
         seed: optional int, for timesteps, noise and label dropout.
 
     Example:
@@ -43,7 +47,15 @@ class DiffusionModel(TrainStep, Generation, keras.Model):
     """
 
     def __init__(
-        self, network, diffusion=None, ema_decay=0.999, label_dropout=0.1, seed=None, **kwargs
+        self,
+        network,
+        diffusion=None,
+        ema_decay=0.999,
+        label_dropout=0.1,
+        label_names=None,
+        min_snr_gamma=None,
+        seed=None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         if len(getattr(network, "inputs", None) or ()) not in (2, 3):
@@ -64,6 +76,11 @@ class DiffusionModel(TrainStep, Generation, keras.Model):
         self.num_classes = None
         if len(network.inputs) == 3:
             self.num_classes = network.get_layer("label_embedding").input_dim - 1
+        self.label_names = check_label_names(label_names, self.num_classes)
+        self.min_snr_gamma = min_snr_gamma
+        self._timestep_weights = None
+        if min_snr_gamma is not None:
+            self._timestep_weights = min_snr_weights(self.diffusion, min_snr_gamma)
 
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -99,6 +116,9 @@ class DiffusionModel(TrainStep, Generation, keras.Model):
         x_start = to_float(x, self.sample_shape)
         fault = faults.examine_pixels(x_start, self.is_image)
         t, noise, is_dropped = self.draw(ops.shape(x_start), validation)
+        if self._timestep_weights is not None:
+            by_time = ops.take(ops.convert_to_tensor(self._timestep_weights, "float32"), t)
+            sample_weight = by_time if sample_weight is None else by_time * sample_weight
         batch = {"x_start": x_start, "t": t, "noise": noise, "sample_weight": sample_weight}
         if self.num_classes is None:
             if labels is not None:
@@ -262,6 +282,8 @@ class DiffusionModel(TrainStep, Generation, keras.Model):
             "diffusion": keras.saving.serialize_keras_object(self.diffusion),
             "ema_decay": self.ema_decay,
             "label_dropout": self.label_dropout,
+            "label_names": self.label_names,
+            "min_snr_gamma": self.min_snr_gamma,
             "seed": self.seed,
         }
 

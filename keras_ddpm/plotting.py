@@ -77,6 +77,36 @@ def image_grid(images, columns=None, padding=2):
     return grid
 
 
+def filmstrip(trajectory, num_images=4, num_frames=10, padding=2):
+    """The reverse process from left to right: for each image x_t, and below it x̂₀.
+
+    Args:
+        trajectory: the `Trajectory` of `DiffusionModel.generate(..., return_trajectory=...)`.
+        num_images: int, how many of its images to show, from the first on.
+        num_frames: int, at most how many of its moments, evenly spaced; the last is the result.
+        padding: int, pixels around each image.
+
+    Returns:
+        uint8 array `(height, width, channels)`, two rows an image.
+
+    Raises:
+        ValueError: if a number is too small, or the trajectory is not one of images.
+
+    Example:
+
+    >>> images, trajectory = model.generate(4, seed=0, return_trajectory=10)
+    >>> save_image("filmstrip.png", filmstrip(trajectory))
+    """
+    if num_images < 1 or num_frames < 1:
+        raise ValueError(f"num_images={num_images} and num_frames={num_frames} must be at least 1.")
+    total = len(trajectory.x_t)
+    frames = np.linspace(total - 1, 0, min(num_frames, total)).round().astype(int)[::-1]
+    # (frames, images, ...) twice -> image after image, its x_t in a row and its x̂₀ below.
+    rows = np.stack([trajectory.x_t[frames, :num_images], trajectory.x_start[frames, :num_images]])
+    cells = np.moveaxis(rows, (2, 0, 1), (0, 1, 2))
+    return image_grid(cells.reshape(-1, *cells.shape[3:]), columns=len(frames), padding=padding)
+
+
 def to_pillow(image, scale=1):
     """One image for Pillow, enlarged `scale` times without smoothing.
 

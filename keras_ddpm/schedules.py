@@ -49,4 +49,27 @@ def cosine_betas(timesteps, offset=0.008, max_beta=0.999):
     return np.minimum(1 - signal[1:] / signal[:-1], max_beta)
 
 
+def without_terminal_signal(betas):
+    """Rescales betas so that nothing of the image is left at the last step.
+
+    Lin et al. (2024), algorithm 1: √ᾱ is shifted until its last entry is 0, then stretched until
+    its first entry is as before. The last beta becomes 1.
+
+    Args:
+        betas: float64 array `(timesteps,)`, at least two.
+
+    Returns:
+        float64 array of the same shape.
+
+    Raises:
+        ValueError: for a single step: its first entry is its last.
+    """
+    if len(betas) < 2:
+        raise ValueError("zero_terminal_snr=True needs timesteps of at least 2, got 1.")
+    rate = np.sqrt(np.cumprod(1 - betas))  # √ᾱ_t
+    rate = (rate - rate[-1]) * rate[0] / (rate[0] - rate[-1])
+    signal = rate**2
+    return 1 - signal / np.append(1.0, signal[:-1])  # β_t = 1 − ᾱ_t / ᾱ_{t−1}
+
+
 SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}

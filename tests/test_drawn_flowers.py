@@ -136,7 +136,7 @@ def test_every_class_is_read_back(size):
     assert (found == labels).reshape(CLASSES, 6).mean(axis=1).min() >= 0.8
 
 
-@pytest.mark.parametrize("size", [24, 48, (32, 48), (70, 50)])
+@pytest.mark.parametrize("size", [16, 24, 48, (32, 48), (70, 50)])
 def test_other_sizes_are_read_back(size):
     assert min(share_right(*draw_flowers(150, size))) >= 0.97
 
@@ -260,8 +260,8 @@ def test_no_pictures_give_no_labels():
         ({"num_images": True}, TypeError, "num_images must be an int, got True"),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
         ({"seed": "x"}, TypeError, "seed must be an int, got 'x'"),
-        ({"image_size": 23}, ValueError, "image_size must be at least 24, got 23"),
-        ({"image_size": (32, 8)}, ValueError, "image_size must be at least 24, got 8"),
+        ({"image_size": 15}, ValueError, "image_size must be at least 16, got 15"),
+        ({"image_size": (32, 8)}, ValueError, "image_size must be at least 16, got 8"),
         ({"image_size": (32, 32, 3)}, ValueError, r"\(height, width\), got \(32, 32, 3\)"),
         ({"image_size": 32.0}, TypeError, "image_size must be an int, got 32.0"),
         ({"labels": [0]}, ValueError, r"labels must have shape \(2,\).* got shape \(1,\)"),
@@ -285,7 +285,7 @@ def test_wrong_requests_are_refused(arguments, error, message):
     [
         (np.zeros((32, 32, 3), np.uint8), ValueError, r"images\[None\]; got shape \(32, 32, 3\)"),
         (np.zeros((2, 32, 32, 1), np.uint8), ValueError, r"shape \(n, height, width, 3\)"),
-        (np.zeros((2, 16, 32, 3), np.uint8), ValueError, "images must be at least 24 pixels"),
+        (np.zeros((2, 12, 32, 3), np.uint8), ValueError, "images must be at least 16 pixels"),
         (np.zeros((2, 32, 32, 3), np.int64), TypeError, "uint8 in 0..255 or float .* int64"),
         (np.full((2, 32, 32, 3), 200.0), ValueError, "images of floats must be in -1..1.*200.0"),
         (np.full((2, 32, 32, 3), np.nan), ValueError, "images of floats must be in -1..1.*nan"),

@@ -244,8 +244,8 @@ def test_wrong_arguments_of_generate(model, kwargs, error, message):
     [
         (3, r"labels=3 must lie in \[0, 2\]"),
         ([0, -1], r"labels=\[0, -1\] must lie in \[0, 2\]"),
-        ([0, 1, 2], "must be one int, or 2 of them"),
-        (0.5, "labels=0.5 must be one int"),
+        ([0, 1, 2], "must be one class, or 2 of them"),
+        (0.5, "labels=0.5 must be one class"),
     ],
 )
 def test_wrong_labels_of_generate(class_model, labels, message):

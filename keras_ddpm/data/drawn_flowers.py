@@ -16,7 +16,7 @@ COLOURS = ("red", "yellow", "blue", "violet", "pink", "white")
 PETALS = (4, 5, 6, 8)
 LABEL_NAMES = tuple(f"{colour} {petals}-petalled" for colour in COLOURS for petals in PETALS)
 
-SMALLEST_SIZE = 24  # below this, eight petals are no longer countable
+SMALLEST_SIZE = 16  # below this, eight petals are no longer countable
 
 # Petal colours, RGB in 0..1, in the order of COLOURS: near the centre, and at the tip.
 PETAL_BASE = np.float32(
@@ -58,7 +58,7 @@ def draw_flowers(num_images, image_size=32, seed=0, labels=None):
 
     Args:
         num_images: How many pictures, at least 1.
-        image_size: Side in pixels, or (height, width); each at least 24.
+        image_size: Side in pixels, or (height, width); each at least 16.
         seed: A non-negative int.
         labels: None for balanced classes in random order, or `num_images` ints that index
             `LABEL_NAMES`: label = colour index * len(PETALS) + petal index.

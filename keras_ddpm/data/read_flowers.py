@@ -32,7 +32,7 @@ def describe_flowers(images):
     reader knows the colours but no outline, so it can judge samples as well as drawings.
 
     Args:
-        images: (n, height, width, 3), RGB; uint8 in 0..255, or floats in -1..1. Sides >= 24.
+        images: (n, height, width, 3), RGB; uint8 in 0..255, or floats in -1..1. Sides >= 16.
 
     Returns:
         labels: int32, (n,), indices into `LABEL_NAMES`; -1 where no flower is recognised.

@@ -5,16 +5,30 @@ import functools
 import keras
 from keras import ops
 
-from keras_ddpm.samplers.base import Sampler
+from keras_ddpm.clipping import check_clip_denoised
+from keras_ddpm.samplers.base import Moment, Sampler
 from keras_ddpm.samplers.ddim import DDIM
 from keras_ddpm.samplers.ddpm import DDPM
+from keras_ddpm.samplers.dpm_solver import DPMSolverPlusPlus
+from keras_ddpm.samplers.heun import Heun
 from keras_ddpm.samplers.loop import SamplingLoop, Trajectory, step_seeds
 from keras_ddpm.samplers.spacing import SPACINGS, check_timesteps, choose_timesteps
 from keras_ddpm.validation import check_choice
 
-__all__ = ["DDIM", "DDPM", "SAMPLERS", "SPACINGS", "Sampler", "Trajectory", "sample"]
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "DPMSolverPlusPlus",
+    "Heun",
+    "Moment",
+    "SAMPLERS",
+    "SPACINGS",
+    "Sampler",
+    "Trajectory",
+    "sample",
+]
 
-SAMPLERS = {"ddpm": DDPM, "ddim": DDIM}
+SAMPLERS = {"ddpm": DDPM, "ddim": DDIM, "dpm_solver++": DPMSolverPlusPlus, "heun": Heun}
 
 
 def sample(
@@ -38,13 +52,14 @@ def sample(
             program; a network's are not.
         diffusion: a `GaussianDiffusion`, which says what the prediction is.
         noise: float tensor `(batch, ...)`, x_T.
-        sampler: `"ddim"`, `"ddpm"`, or a `Sampler`.
+        sampler: `"ddim"`, `"dpm_solver++"`, `"heun"`, `"ddpm"`, or a `Sampler`.
         steps: int in [1, diffusion.timesteps]; None means at most 50.
         timesteps: optional descending ints, which override `steps` and `spacing`. After the
             last one comes the clean data.
         spacing: which timesteps `steps` picks, one of `SPACINGS`; None is the sampler's own.
         eta: float >= 0, fresh noise in DDIM: 0 is deterministic, 1 like DDPM.
-        clip_denoised: bool, whether to clip each x̂₀ to [-1, 1]. Points have no such range.
+        clip_denoised: whether to clip each x̂₀ to [-1, 1]; a float in (0, 1), such as 0.995, is
+            dynamic thresholding at that percentile, see `clip_start`. Points have no such range.
         seed: int, for the noise that the steps add.
 
     Returns:
@@ -60,6 +75,7 @@ def sample(
     """
     sampler = make_sampler(sampler, eta)
     timesteps = plan_timesteps(diffusion, sampler, steps, timesteps, spacing)
+    check_clip_denoised(clip_denoised)
     noise = ops.cast(ops.convert_to_tensor(noise), "float32")
     seeds = step_seeds(seed, noise.shape[0], len(timesteps))
     return _loop(denoiser, diffusion)(noise, sampler, timesteps, seeds, clip_denoised)[0]
@@ -78,8 +94,12 @@ def make_sampler(sampler, eta=0.0):
 def plan_timesteps(diffusion, sampler, steps=None, timesteps=None, spacing=None):
     """The explicit list if there is one, else `steps` timesteps in the sampler's spacing."""
     if timesteps is not None:
-        return check_timesteps(timesteps, diffusion)
-    return choose_timesteps(diffusion, steps, sampler.spacing if spacing is None else spacing)
+        timesteps = check_timesteps(timesteps, diffusion)
+    else:
+        spacing = sampler.spacing if spacing is None else spacing
+        timesteps = choose_timesteps(diffusion, steps, spacing)
+    sampler.coefficients(diffusion, timesteps)  # complains if it cannot follow them
+    return timesteps
 
 
 @functools.lru_cache(maxsize=32)

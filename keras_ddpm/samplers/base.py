@@ -1,6 +1,26 @@
 """What every sampler is: coefficients computed once, and one pure step."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
+
+
+class Moment(NamedTuple):
+    """What a step is told beside x_t and its coefficients.
+
+    Attributes:
+        t: scalar int32 tensor, the timestep of x_t.
+        t_next: scalar int32 tensor, the timestep to go to; -1 is the clean image.
+        previous_start: x̂₀ of the step before (at the first step: x_T), for multistep methods.
+        noise: standard normal tensor like x_t if the sampler `is_stochastic`, else None.
+        given: tensors `(batch, ...)` that an edit hands to its sampler, such as a mask.
+    """
+
+    t: Any
+    t_next: Any
+    previous_start: Any
+    noise: Any = None
+    given: tuple = ()
 
 
 class Sampler:
@@ -22,22 +42,23 @@ class Sampler:
 
         Returns:
             A dict of float64 arrays `(steps,)`. Each is cast to float32 once.
+
+        Raises:
+            ValueError: if the sampler cannot follow this diffusion or these timesteps.
         """
         raise NotImplementedError
 
-    def step(self, denoise, x_t, previous_start, t, c, noise):
+    def step(self, denoise, x_t, c, now):
         """x at the next timestep.
 
         Args:
             denoise: function `(x_t, t) -> (x̂₀, ϵ̂)`; `t` is a scalar int tensor.
             x_t: float32 tensor `(batch, ...)`.
-            previous_start: x̂₀ of the step before (at the first step: `x_t`), for multistep methods.
-            t: scalar int32 tensor, the timestep of `x_t`.
             c: dict of this step's coefficients, scalar float32 tensors.
-            noise: standard normal tensor like `x_t` if `is_stochastic`, else None.
+            now: a `Moment`.
 
         Returns:
-            The next x, and the x̂₀ that it was computed from.
+            The next x, and the x̂₀ that was predicted from x_t.
         """
         raise NotImplementedError
 

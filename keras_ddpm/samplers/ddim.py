@@ -32,9 +32,9 @@ class DDIM(Sampler):
             "noise": sigma,
         }
 
-    def step(self, denoise, x_t, previous_start, t, c, noise):
-        x_start, predicted_noise = denoise(x_t, t)
+    def step(self, denoise, x_t, c, now):
+        x_start, predicted_noise = denoise(x_t, now.t)
         x_next = c["start"] * x_start + c["direction"] * predicted_noise
         if self.is_stochastic:
-            x_next += c["noise"] * noise
+            x_next += c["noise"] * now.noise
         return x_next, x_start

@@ -27,6 +27,6 @@ class DDPM(Sampler):
             "noise": np.sqrt(variance),
         }
 
-    def step(self, denoise, x_t, previous_start, t, c, noise):
-        x_start, _ = denoise(x_t, t)
-        return c["start"] * x_start + c["x_t"] * x_t + c["noise"] * noise, x_start
+    def step(self, denoise, x_t, c, now):
+        x_start, _ = denoise(x_t, now.t)
+        return c["start"] * x_start + c["x_t"] * x_t + c["noise"] * now.noise, x_start

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_ddpm.backend import compile_function
+from keras_ddpm.samplers.base import Moment
 
 # A seed dtype for each backend: torch has no uint32 arithmetic.
 SEED_DTYPE = "int32" if keras.backend.backend() == "torch" else "uint32"
@@ -59,6 +60,7 @@ class SamplingLoop:
         seeds,
         clip_denoised=False,
         conditions=(),
+        given=(),
         frames=(),
         on_progress=None,
     ):
@@ -67,10 +69,11 @@ class SamplingLoop:
         Args:
             noise: float32 tensor `(batch, ...)`, x_T.
             sampler: a `Sampler`.
-            timesteps: descending int32 array `(steps,)`.
+            timesteps: int32 array `(steps,)`, descending unless the sampler wants otherwise.
             seeds: uint32 array `(batch,)`, see `step_seeds`.
-            clip_denoised: bool, whether to clip each x̂₀ to [-1, 1].
+            clip_denoised: what happens to each x̂₀, see `clip_start`.
             conditions: tensors `(batch, ...)`, further arguments of the denoiser.
+            given: tensors `(batch, ...)` for the sampler's steps, see `Moment`.
             frames: step numbers at which to keep x_t and x̂₀.
             on_progress: optional function of the number of steps done.
 
@@ -82,12 +85,14 @@ class SamplingLoop:
             name: ops.convert_to_tensor(values.astype("float32"))
             for name, values in sampler.coefficients(self.diffusion, timesteps).items()
         }
-        program = self._program(sampler, clip_denoised, tuple(noise.shape), steps)
+        shapes = tuple(noise.shape), steps, len(conditions), len(given)
+        program = self._program(sampler, clip_denoised, *shapes)
         fixed = (
-            ops.convert_to_tensor(timesteps),
+            ops.convert_to_tensor(np.append(timesteps, -1).astype("int32")),
             coefficients,
             ops.convert_to_tensor(seeds.view(SEED_DTYPE)),
             tuple(conditions),
+            tuple(given),
         )
         pauses = {0, steps, *frames, *(frame + 1 for frame in frames)}
         if on_progress:
@@ -115,6 +120,7 @@ class SamplingLoop:
         seed,
         clip_denoised=False,
         conditions=(),
+        given=(),
         frames=(),
         batch_size=64,
         progress=False,
@@ -139,6 +145,7 @@ class SamplingLoop:
                 seeds[index],
                 clip_denoised,
                 [ops.convert_to_tensor(condition[index]) for condition in conditions],
+                [ops.convert_to_tensor(tensor[index]) for tensor in given],
                 frames,
                 bar and (lambda done, offset=number * steps: bar.update(offset + done)),
             )
@@ -168,7 +175,7 @@ class SamplingLoop:
         return self._programs[key]
 
     def _build(self, sampler, clip_denoised):
-        def program(x, x_start, first, last, timesteps, coefficients, seeds, conditions):
+        def program(x, x_start, first, last, timesteps, coefficients, seeds, conditions, given):
             self.num_compilations += 1  # runs only while a backend traces
 
             def denoise(x_t, t):
@@ -180,8 +187,9 @@ class SamplingLoop:
             def step(i, x, x_start):
                 c = {name: ops.take(values, i) for name, values in coefficients.items()}
                 noise = step_noise(seeds, i, x.shape[1:]) if sampler.is_stochastic else None
-                x, x_start = sampler.step(denoise, x, x_start, ops.take(timesteps, i), c, noise)
-                return i + 1, x, x_start
+                t, t_next = ops.take(timesteps, i), ops.take(timesteps, i + 1)
+                now = Moment(t, t_next, x_start, noise, given)
+                return i + 1, *sampler.step(denoise, x, c, now)
 
             _, x, x_start = ops.while_loop(lambda i, *_: i < last, step, (first, x, x_start))
             return x, x_start

@@ -29,11 +29,19 @@ def quadratic(steps, diffusion):
 
 
 def logsnr(steps, diffusion):
-    """Even steps in log(ᾱ / (1 − ᾱ)), the variable that DPM-Solver integrates over (2022)."""
-    signal = np.maximum(diffusion.alphas_cumprod, np.finfo("float64").tiny)
-    snr = np.log(signal) - diffusion.log_one_minus_alphas_cumprod
-    wanted = np.linspace(snr[-1], snr[0], steps)[::-1]  # one step alone starts from the noise
-    return np.interp(-wanted, -snr, np.arange(diffusion.timesteps))
+    """Even steps in log(ᾱ / (1 − ᾱ)), the variable that DPM-Solver integrates over (2022).
+
+    Where the last timestep has no signal at all, it comes first and the even steps after it.
+    """
+    last = diffusion.timesteps - 1
+    if steps == 1:
+        return [last]  # one step alone starts from the noise
+    silent = int(diffusion.alphas_cumprod[last] == 0)
+    signal = diffusion.alphas_cumprod[: last + 1 - silent]
+    snr = np.log(signal) - np.log(1 - signal)
+    wanted = np.linspace(snr[-1], snr[0], steps - silent)[::-1]
+    timesteps = np.interp(-wanted, -snr, np.arange(len(snr)))
+    return np.append(timesteps, last) if silent else timesteps
 
 
 SPACINGS = {f.__name__: f for f in (linspace, leading, trailing, quadratic, logsnr)}
@@ -51,13 +59,20 @@ def choose_timesteps(diffusion, steps=None, spacing="linspace"):
         int32 array of shape `(steps,)`.
 
     Raises:
-        ValueError: if there are not that many timesteps, or the spacing is unknown.
+        ValueError: if there are not that many timesteps, the spacing is unknown, or it never
+            visits the last timestep of a schedule that leaves no signal there.
     """
     total = diffusion.timesteps
     steps = check_positive_int("steps", min(50, total) if steps is None else steps)
     if steps > total:
         raise ValueError(f"steps={steps} is more than the {total} timesteps of the diffusion.")
-    wanted = SPACINGS[check_choice("spacing", spacing, SPACINGS)](steps, diffusion)
+    check_choice("spacing", spacing, SPACINGS)
+    if spacing == "leading" and diffusion.alphas_cumprod[-1] == 0 and steps < total:
+        raise ValueError(
+            "spacing='leading' never visits the last timestep, but this schedule ends without any "
+            "signal (zero terminal SNR) and must start there. Use spacing='trailing'."
+        )
+    wanted = SPACINGS[spacing](steps, diffusion)
     # Where a dense end rounds to one timestep twice, move neighbours apart.
     wanted = np.round(wanted).astype("int64") - np.arange(steps)
     wanted = np.clip(np.maximum.accumulate(wanted), 0, total - steps) + np.arange(steps)

@@ -1,0 +1,5 @@
+"""Numbers that say how close samples are to data."""
+
+from keras_ddpm.metrics.frechet import frechet_distance, frechet_distance_of_moments, moments
+
+__all__ = ["frechet_distance", "frechet_distance_of_moments", "moments"]
