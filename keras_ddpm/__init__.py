@@ -2,8 +2,18 @@
 
 from keras_ddpm.callbacks import SampleImages
 from keras_ddpm.diffusion import GaussianDiffusion
+from keras_ddpm.mlp import build_mlp
 from keras_ddpm.model import DiffusionModel
+from keras_ddpm.optimal import OptimalDenoiser
 from keras_ddpm.samplers import sample
 from keras_ddpm.unet import build_unet
 
-__all__ = ["DiffusionModel", "GaussianDiffusion", "SampleImages", "build_unet", "sample"]
+__all__ = [
+    "DiffusionModel",
+    "GaussianDiffusion",
+    "OptimalDenoiser",
+    "SampleImages",
+    "build_mlp",
+    "build_unet",
+    "sample",
+]

@@ -295,8 +295,11 @@ class DiffusionModel(TrainStep, Generation, keras.Model):
         return cls(**config)
 
     def get_compile_config(self):
+        config = super().get_compile_config()
+        if not config:  # never compiled
+            return config
         # "auto" as the user left it, not what this backend made of it: the next may choose again.
-        return {**_portable(super().get_compile_config()), "jit_compile": self._asked_jit_compile}
+        return {**_portable(config), "jit_compile": self._asked_jit_compile}
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))

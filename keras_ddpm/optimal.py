@@ -57,9 +57,10 @@ class OptimalDenoiser:
         rows = max(1, min(CHUNK // flat.shape[1], len(flat)))
         filled = np.pad(flat, ((0, -len(flat) % rows), (0, 0)))
         self.chunks = ops.convert_to_tensor(filled.reshape(-1, rows, flat.shape[1]))
-        self.signal_rates = ops.convert_to_tensor(diffusion.sqrt_alphas_cumprod.astype("float32"))
-        noise_variances = 1 - diffusion.alphas_cumprod
-        self.noise_variances = ops.convert_to_tensor(noise_variances.astype("float32"))
+        scale = 1 / np.sqrt(2 * (1 - diffusion.alphas_cumprod))
+        self.x_t_scale = ops.convert_to_tensor(scale.astype("float32"))
+        data_scale = diffusion.sqrt_alphas_cumprod * scale
+        self.data_scale = ops.convert_to_tensor(data_scale.astype("float32"))
 
     def __call__(self, x_t, t, label=None):
         start = self.mean(x_t, t, label)
@@ -78,24 +79,24 @@ class OptimalDenoiser:
                 f"x_t holds samples of shape {tuple(x_t.shape[1:])}, but the data have "
                 f"{self.sample_shape}."
             )
-        signal_rate = ops.reshape(ops.take(self.signal_rates, t), (-1, 1, 1))
-        variance = ops.reshape(ops.take(self.noise_variances, t), (-1, 1))
         flat = ops.reshape(x_t, (-1, 1, self.data.shape[1]))
-        logits = -self._squared_distances(flat, signal_rate) / (2 * variance)
+        logits = -self._scaled_distances(flat, ops.reshape(t, (-1, 1, 1)))
         if label is not None:
             logits = ops.where(self._is_allowed(label), logits, -np.inf)
         weights = ops.softmax(logits, axis=-1)  # subtracts the largest logit first
         return ops.reshape(ops.matmul(weights, self.data), ops.shape(x_t))
 
-    def _squared_distances(self, flat, signal_rate):
-        """‖x_t − √ᾱ_t xᵢ‖², `(batch, n)`.
+    def _scaled_distances(self, flat, t):
+        """‖x_t − √ᾱ_t xᵢ‖² / (2 (1 − ᾱ_t)), `(batch, n)`, from `(batch, 1, features)`.
 
         From differences: ‖x_t‖² − 2 √ᾱ_t x_t·xᵢ + ᾱ_t ‖xᵢ‖² would be quicker, but at small t
-        the difference of those large numbers is divided by 1 − ᾱ_t ≈ 0.0001, with its errors.
+        it would divide what is left of those large numbers, and their errors, by 0.0002.
         """
+        x_t_scale, data_scale = ops.take(self.x_t_scale, t), ops.take(self.data_scale, t)
+        flat = x_t_scale * flat
 
         def from_chunk(chunk):
-            return ops.sum(ops.square(flat - signal_rate * chunk), axis=-1)
+            return ops.sum(ops.square(flat - data_scale * chunk), axis=-1)
 
         distances = ops.map(from_chunk, self.chunks)  # (chunks, batch, rows)
         distances = ops.transpose(distances, (1, 0, 2))

@@ -5,7 +5,12 @@ import random
 import keras
 from keras import layers
 
-from keras_ddpm.layers import SelfAttention, TimeEmbedding, variance_scaling
+from keras_ddpm.layers import (
+    GroupNormalization,
+    SelfAttention,
+    TimeEmbedding,
+    variance_scaling,
+)
 from keras_ddpm.validation import check_fraction, check_positive_int
 
 
@@ -77,7 +82,7 @@ def build_unet(
         return layers.Dense(width, kernel_initializer=variance_scaling(), **kwargs)
 
     def norm_swish(x):
-        x = layers.GroupNormalization(groups=norm_groups, epsilon=norm_epsilon)(x)
+        x = GroupNormalization(groups=norm_groups, epsilon=norm_epsilon)(x)
         return keras.activations.swish(x)
 
     def residual_block(x, width):
@@ -93,7 +98,7 @@ def build_unet(
 
     def attention_block(x):
         heads = x.shape[-1] // head_dim if head_dim else num_heads
-        normed = layers.GroupNormalization(groups=norm_groups, epsilon=norm_epsilon)(x)
+        normed = GroupNormalization(groups=norm_groups, epsilon=norm_epsilon)(x)
         return layers.Add()([x, SelfAttention(heads)(normed)])  # added to x, not to normed
 
     x_t = keras.Input((height, width, channels), name="x_t")

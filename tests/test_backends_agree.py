@@ -68,6 +68,11 @@ def train(folder):
     for i, average in enumerate(model.ema_network.get_weights()):
         results[f"ema_{i}"] = average
     results["images"] = images(model)
+    for sampler in ("dpm_solver++", "heun"):
+        options = {"labels": LABELS, "guidance_scale": 1.5, "clip_denoised": 0.9}
+        results[f"images_{sampler}"] = model.generate(
+            noise=NOISE, sampler=sampler, steps=5, **options
+        )
     backend = keras.backend.backend()
     model.save(folder / f"{backend}.keras")
     np.savez(folder / f"{backend}.npz", **results)

@@ -299,7 +299,11 @@ def test_config_round_trip(kwargs):
         ({"betas": [float("nan"), 0.5]}, ValueError, r"betas\[0\] = nan"),
         ({"betas": [0.5, float("nan")]}, ValueError, r"betas\[1\] = nan"),
         ({"betas": [0.1, 1.0, 0.5]}, ValueError, r"betas\[1\] = 1.0 .*only the last may be 1"),
-        ({"betas": [0.5, 1.0]}, ValueError, "prediction='noise' does not go with .*Use prediction='velocity'"),
+        (
+            {"betas": [0.5, 1.0]},
+            ValueError,
+            "prediction='noise' does not go with .*Use prediction='velocity'",
+        ),
         ({"betas": [[0.1, 0.2]]}, ValueError, r"1-D sequence of floats, got shape \(1, 2\)"),
         ({"betas": []}, ValueError, r"1-D sequence of floats, got shape \(0,\)"),
         ({"betas": [0.1, 0.9], "timesteps": 3}, ValueError, "timesteps=3 .* 2 betas"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_ddpm import GaussianDiffusion
-from keras_ddpm.schedules import cosine_betas, linear_betas
+from keras_ddpm.schedules import cosine_betas, linear_betas, without_terminal_signal
 
 
 @pytest.mark.parametrize("timesteps", [2, 10, 1000])
@@ -86,3 +86,44 @@ def test_schedules_that_end_in_noise_do_not_warn(timesteps, schedule):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         GaussianDiffusion(timesteps, schedule=schedule)
+
+
+# ---- zero terminal SNR ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("timesteps", [2, 50, 1000])
+def test_without_terminal_signal_stretches_the_signals_rate(schedule, timesteps):
+    betas = linear_betas(timesteps) if schedule == "linear" else cosine_betas(timesteps)
+    before = np.sqrt(np.cumprod(1 - betas))
+    rescaled = without_terminal_signal(betas)
+    after = np.sqrt(np.cumprod(1 - rescaled))
+    # A line through the old rates that keeps the first and takes the last to zero.
+    slope = before[0] / (before[0] - before[-1])
+    np.testing.assert_allclose(after, slope * (before - before[-1]), atol=1e-12)
+    assert rescaled[-1] == 1 and after[0] == pytest.approx(before[0], rel=1e-14)
+    assert ((rescaled > 0) & (rescaled <= 1)).all()
+
+
+def test_a_diffusion_without_terminal_signal_has_finite_tables_where_they_are_used():
+    diffusion = GaussianDiffusion(100, prediction="velocity", zero_terminal_snr=True)
+    assert diffusion.alphas_cumprod[-1] == 0 and diffusion.betas[-1] == 1
+    for table in ("posterior_mean_coef1", "posterior_mean_coef2", "model_log_variance"):
+        assert np.isfinite(getattr(diffusion, table)).all()
+    again = GaussianDiffusion.from_config(diffusion.get_config())
+    np.testing.assert_array_equal(again.betas, diffusion.betas)
+    custom = GaussianDiffusion(betas=[0.1, 0.2], prediction="start", zero_terminal_snr=True)
+    again = GaussianDiffusion.from_config(custom.get_config())
+    np.testing.assert_array_equal(again.betas, custom.betas)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"prediction": "noise"}, "prediction='noise' does not go with .*zero_terminal_snr=True"),
+        ({"prediction": "velocity", "timesteps": 1}, "timesteps of at least 2, got 1"),
+    ],
+)
+def test_zero_terminal_snr_refuses_what_it_cannot_do(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianDiffusion(schedule="cosine", zero_terminal_snr=True, **kwargs)

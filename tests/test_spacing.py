@@ -66,6 +66,31 @@ def test_one_step_starts_from_the_noisiest_timestep(spacing):
     assert choose_timesteps(THOUSAND, 1, spacing).tolist() == [999]
 
 
+SILENT = GaussianDiffusion(1000, prediction="velocity", zero_terminal_snr=True)
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "trailing", "quadratic", "logsnr"])
+@pytest.mark.parametrize("steps", [1, 2, 10, 1000])
+def test_without_terminal_signal_every_spacing_starts_at_the_last_timestep(spacing, steps):
+    timesteps = choose_timesteps(SILENT, steps, spacing)
+    assert timesteps[0] == 999 and len(timesteps) == steps
+
+
+def test_logsnr_steps_are_even_after_a_timestep_without_signal():
+    signal = SILENT.alphas_cumprod[:-1]
+    log_snr = np.log(signal / (1 - signal))
+    timesteps = choose_timesteps(SILENT, 9, "logsnr")
+    assert timesteps[0] == 999 and timesteps[1] == 998 and timesteps[-1] == 0
+    wanted = np.linspace(log_snr[998], log_snr[0], 8)
+    for t, value in zip(timesteps[2:-1], wanted[1:-1]):
+        assert abs(log_snr[t] - value) <= log_snr[t - 1] - log_snr[t + 1]
+
+
+def test_leading_cannot_start_without_signal():
+    with pytest.raises(ValueError, match="spacing='leading' never visits .*spacing='trailing'"):
+        choose_timesteps(SILENT, 50, "leading")
+
+
 def test_steps_default_to_at_most_fifty():
     assert len(choose_timesteps(THOUSAND)) == 50
     assert len(choose_timesteps(GaussianDiffusion(20, "cosine"))) == 20

@@ -233,3 +233,27 @@ def test_config_round_trip():
 def test_sizes_that_do_not_fit_are_named_with_what_would_work(kwargs, error, message):
     with pytest.raises(error, match=message):
         small(**kwargs)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("options", [{}, {"center": False}, {"scale": False}])
+def test_group_normalization_is_that_of_keras(policy, options):
+    rng = np.random.default_rng(0)
+    # Channels of very different size, and means far from zero.
+    x = rng.normal(rng.normal(0, 30, 12), rng.uniform(0.1, 5, 12), (3, 6, 5, 12)).astype("float32")
+    ours, keras_own = (
+        layer(groups=4, epsilon=1e-6, dtype=policy, **options)
+        for layer in (GroupNormalization, layers.GroupNormalization)
+    )
+    for layer in (ours, keras_own):
+        layer.build(x.shape)
+        layer.set_weights([np.linspace(-2, 2, 12) + i for i in range(len(layer.weights))])
+    found, expected = ours(x), keras_own(x)
+    assert keras.backend.standardize_dtype(found.dtype) == ours.compute_dtype
+    tolerance = 2e-5 if policy == "float32" else 2e-2
+    np.testing.assert_allclose(
+        to_numpy(ops.cast(found, "float32")),
+        to_numpy(ops.cast(expected, "float32")),
+        rtol=tolerance,
+        atol=tolerance,
+    )

@@ -1,7 +1,7 @@
 """Points in the plane with labels: data whose distribution one can see, drawn with NumPy alone.
 
-All sets are centred on zero and about as wide as the noise that diffusion adds: the standard
-deviation of a coordinate lies between 0.4 and 1.
+All sets lie around zero and are about as wide as the noise that diffusion adds: the standard
+deviation of a coordinate is between 0.4 and 1.
 """
 
 import numbers
@@ -15,6 +15,8 @@ SPIRAL_INNER, SPIRAL_OUTER = 0.25, 1.5  # radii between which an arm runs
 
 def draw_spiral(num_points, noise=0.03, seed=0, turns=1.5, arms=1):
     """Draws points along Archimedean spirals, evenly by length.
+
+    Several arms together have the mean zero; that of a single arm lies within 0.5 of it.
 
     Args:
         num_points: int >= 1.
@@ -107,40 +109,6 @@ def mixture_means(modes=8):
     """The exact means of `draw_mixture`, float64 `(modes, 2)`, on the circle of radius 1."""
     check_positive_int("modes", modes)
     return _on_circle(2 * np.pi * np.arange(modes) / modes)
-
-
-def sliced_wasserstein(points, others, directions=64, seed=0):
-    """How far two sets of points are apart: 0 for equal sets, in the unit of the points.
-
-    In one dimension, optimal transport takes the smallest to the smallest and so on; this is its
-    mean over random directions: Bonneel et al. (2015), "Sliced and Radon Wasserstein Barycenters
-    of Measures", with absolute differences.
-
-    Args:
-        points: floats `(n, features)`.
-        others: floats `(n, features)`, as many.
-        directions: int >= 1, how many.
-        seed: int >= 0, of the directions.
-
-    Returns:
-        A float >= 0.
-
-    Raises:
-        ValueError: if the shapes differ.
-
-    Example:
-
-    >>> sliced_wasserstein(draw_moons(1000)[0], draw_moons(1000, seed=1)[0])  # two draws differ
-    """
-    points, others = np.asarray(points, "float64"), np.asarray(others, "float64")
-    if points.ndim != 2 or points.shape != others.shape:
-        raise ValueError(
-            f"points and others must both be (n, features), got {points.shape} and {others.shape}."
-        )
-    check_positive_int("directions", directions)
-    axes = np.random.default_rng(seed).standard_normal((points.shape[1], directions))
-    axes /= np.linalg.norm(axes, axis=0)
-    return float(np.abs(np.sort(points @ axes, 0) - np.sort(others @ axes, 0)).mean())
 
 
 def _start(num_points, seed, **spread):

@@ -11,7 +11,13 @@ from keras_ddpm.samplers.ddim import DDIM
 from keras_ddpm.samplers.ddpm import DDPM
 from keras_ddpm.samplers.dpm_solver import DPMSolverPlusPlus
 from keras_ddpm.samplers.heun import Heun
-from keras_ddpm.samplers.loop import SamplingLoop, Trajectory, step_seeds
+from keras_ddpm.samplers.loop import (
+    SamplingLoop,
+    Trajectory,
+    choose_frames,
+    make_trajectory,
+    step_seeds,
+)
 from keras_ddpm.samplers.spacing import SPACINGS, check_timesteps, choose_timesteps
 from keras_ddpm.validation import check_choice
 
@@ -42,6 +48,7 @@ def sample(
     eta=0.0,
     clip_denoised=False,
     seed=0,
+    return_trajectory=False,
 ):
     """Runs the reverse process of any denoiser, from noise to data.
 
@@ -61,9 +68,11 @@ def sample(
         clip_denoised: whether to clip each x̂₀ to [-1, 1]; a float in (0, 1), such as 0.995, is
             dynamic thresholding at that percentile, see `clip_start`. Points have no such range.
         seed: int, for the noise that the steps add.
+        return_trajectory: True for every step, an int for so many evenly spaced ones, or a list
+            of step numbers.
 
     Returns:
-        A float32 tensor like `noise`.
+        A float32 tensor like `noise`. With `return_trajectory` also a `Trajectory`.
 
     Example:
 
@@ -78,7 +87,11 @@ def sample(
     check_clip_denoised(clip_denoised)
     noise = ops.cast(ops.convert_to_tensor(noise), "float32")
     seeds = step_seeds(seed, noise.shape[0], len(timesteps))
-    return _loop(denoiser, diffusion)(noise, sampler, timesteps, seeds, clip_denoised)[0]
+    frames = choose_frames(return_trajectory, len(timesteps))
+    x, kept = _loop(denoiser, diffusion)(
+        noise, sampler, timesteps, seeds, clip_denoised, frames=frames
+    )
+    return (x, make_trajectory(timesteps, frames, kept, x)) if frames else x
 
 
 def make_sampler(sampler, eta=0.0):

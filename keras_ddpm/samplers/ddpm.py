@@ -15,18 +15,30 @@ class DDPM(Sampler):
     is_stochastic = True
 
     def coefficients(self, diffusion, timesteps):
-        signal, next_signal = signal_levels(diffusion, timesteps)
-        beta = 1 - signal / next_signal  # eq. 19: the step's own β
-        # Ho et al., eq. 7. The next ᾱ takes the place of ᾱ_{t−1}.
-        posterior_variance = beta * (1 - next_signal) / (1 - signal)
-        variance = posterior_variance if diffusion.variance == "posterior" else beta.copy()
-        variance[-1] = 0.0  # the last step adds no noise
-        return {
-            "start": beta * np.sqrt(next_signal) / (1 - signal),
-            "x_t": (1 - next_signal) * np.sqrt(1 - beta) / (1 - signal),
-            "noise": np.sqrt(variance),
-        }
+        start, x_t, variance = posterior(diffusion, *signal_levels(diffusion, timesteps))
+        return {"start": start, "x_t": x_t, "noise": np.sqrt(variance)}
 
     def step(self, denoise, x_t, c, now):
         x_start, _ = denoise(x_t, now.t)
         return c["start"] * x_start + c["x_t"] * x_t + c["noise"] * now.noise, x_start
+
+
+def posterior(diffusion, signal, next_signal):
+    """p(x_s | x_t, x̂₀) for steps from ᾱ_t to ᾱ_s > ᾱ_t: Ho et al., eq. 7.
+
+    Args:
+        diffusion: a `GaussianDiffusion`.
+        signal: float64 array `(steps,)`, ᾱ_t.
+        next_signal: float64 array `(steps,)`, ᾱ_s; 1 is the clean image.
+
+    Returns:
+        The factors of x̂₀ and of x_t in the mean, and the variance, float64 `(steps,)` each.
+    """
+    beta = 1 - signal / next_signal  # Nichol & Dhariwal, eq. 19: the step's own β
+    # ᾱ_s takes the place of ᾱ_{t−1}.
+    start = beta * np.sqrt(next_signal) / (1 - signal)
+    x_t = (1 - next_signal) * np.sqrt(1 - beta) / (1 - signal)
+    variance = beta
+    if diffusion.variance == "posterior":
+        variance = beta * (1 - next_signal) / (1 - signal)
+    return start, x_t, np.where(next_signal == 1, 0.0, variance)  # the image gets no noise

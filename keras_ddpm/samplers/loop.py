@@ -103,9 +103,8 @@ class SamplingLoop:
         x, x_start = noise, noise
         for first, last in zip(pauses, pauses[1:]):
             before = x
-            x, x_start = program(
-                x, x_start, ops.convert_to_tensor(first), ops.convert_to_tensor(last), *fixed
-            )
+            ends = (ops.convert_to_tensor(step, "int32") for step in (first, last))
+            x, x_start = program(x, x_start, *ends, *fixed)
             if first in frames:
                 kept.append((ops.convert_to_numpy(before), ops.convert_to_numpy(x_start)))
             if on_progress:
@@ -154,17 +153,11 @@ class SamplingLoop:
         samples = np.concatenate(samples)
         if not frames:
             return samples
-        x_t, x_start = (
-            np.stack(
-                [np.concatenate([batch[f][part] for batch in kept]) for f in range(len(frames))]
-            )
-            for part in (0, 1)
-        )
-        return samples, Trajectory(
-            np.append(timesteps[list(frames)], -1),
-            np.concatenate([x_t, samples[None]]),
-            np.concatenate([x_start, samples[None]]),
-        )
+        frames_of_all = [
+            [np.concatenate(parts) for parts in zip(*(batch[f] for batch in kept))]
+            for f in range(len(frames))
+        ]
+        return samples, make_trajectory(timesteps, frames, frames_of_all, samples)
 
     def _program(self, sampler, clip_denoised, *shapes):
         key = (sampler, clip_denoised, *shapes)
@@ -195,6 +188,13 @@ class SamplingLoop:
             return x, x_start
 
         return program
+
+
+def make_trajectory(timesteps, frames, kept, samples):
+    """A `Trajectory` from what the loop kept: a pair (x_t, x̂₀) a frame, and the samples."""
+    samples = ops.convert_to_numpy(samples)
+    x_t, x_start = (np.stack([frame[part] for frame in kept] + [samples]) for part in (0, 1))
+    return Trajectory(np.append(timesteps[list(frames)], -1), x_t, x_start)
 
 
 def choose_frames(return_trajectory, steps):

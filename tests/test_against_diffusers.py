@@ -1,0 +1,502 @@
+"""Every sampler against its counterpart in diffusers, at every step and not only at the end.
+
+Both sides get the same table of ᾱ, the same timesteps, the same noise and the same denoiser, and
+diffusers computes in float64 what the package computes in float32. Where the two differ by design,
+a comment at the adapter says how.
+"""
+
+import copy
+import functools
+from unittest import mock
+
+import keras
+import numpy as np
+import pytest
+from conftest import to_numpy
+from keras import ops
+
+from keras_ddpm import GaussianDiffusion
+from keras_ddpm.samplers import DDIM, DDPM, DPMSolverPlusPlus, Heun, choose_timesteps
+from keras_ddpm.samplers.loop import SamplingLoop
+from keras_ddpm.schedules import cosine_betas, linear_betas, without_terminal_signal
+from keras_ddpm.weighting import min_snr_weights
+
+if keras.backend.backend() != "torch":
+    pytest.skip("diffusers runs on PyTorch: use KERAS_BACKEND=torch", allow_module_level=True)
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers", reason="diffusers, the reference, is not installed")
+
+SHAPE = (3, 4, 4, 2)
+PREDICTION_TYPES = {"noise": "epsilon", "start": "sample", "velocity": "v_prediction"}
+VARIANCE_TYPES = {"posterior": "fixed_small", "beta": "fixed_large"}
+BETA_SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+
+
+def draws(steps):
+    """x_T, and the noise of every step."""
+    return np.random.default_rng(3).standard_normal((steps + 1, *SHAPE)).astype("float32")
+
+
+def exact_output(d, x_t, t):
+    """What a perfect network says of a mixture of three Gaussians; float64 in, float64 out.
+
+    The mixture is wide enough for x̂₀ to leave [-1, 1]. Its components compete, so the answer is
+    neither linear in x_t nor made pixel by pixel, but gently: rounding is not to be amplified.
+    """
+    means = torch.tensor(np.random.default_rng(4).normal(0, 0.5, (3, 1, *SHAPE[1:])))
+    std, a = 0.8, torch.tensor(d.alphas_cumprod)[t].reshape(-1, 1, 1, 1)
+    spread = a * std**2 + 1 - a  # variance of x_t within a component
+    away = x_t - a.sqrt() * means
+    share = torch.softmax((-(away**2) / (2 * spread)).sum((2, 3, 4)), 0)[..., None, None, None]
+    start = (share * (means + a.sqrt() * std**2 / spread * away)).sum(0)
+    noise = (x_t - a.sqrt() * start) / (1 - a).sqrt()
+    velocity = a.sqrt() * noise - (1 - a).sqrt() * start
+    return {"start": start, "noise": noise, "velocity": velocity}[d.prediction]
+
+
+# ---- the package ------------------------------------------------------------------------
+
+
+def ours(d, sampler, timesteps, clip=False):
+    """x_t before every step and after the last, and the x̂₀ of every step."""
+    steps = len(timesteps)
+    noise = ops.convert_to_tensor(draws(steps))
+
+    def denoiser(x_t, t):
+        return exact_output(d, x_t.cpu().double(), t.cpu().long()).to(x_t)
+
+    def step_noise(seeds, i, shape):
+        return ops.take(noise, i + 1, axis=0)
+
+    with mock.patch("keras_ddpm.samplers.loop.step_noise", step_noise):
+        x, kept = SamplingLoop(denoiser, d)(
+            noise[0],
+            sampler,
+            np.array(timesteps, "int32"),
+            np.zeros(len(noise[0]), "uint32"),
+            clip,
+            frames=tuple(range(steps)),
+        )
+    return np.stack([x_t for x_t, _ in kept] + [to_numpy(x)]), np.stack([s for _, s in kept])
+
+
+# ---- diffusers --------------------------------------------------------------------------
+
+
+def scheduler_like(d, kind, **options):
+    """A scheduler of diffusers with the diffusion's own table in float64 instead of float32."""
+    if d.zero_terminal_snr:
+        options["rescale_betas_zero_snr"] = True
+    scheduler = kind(
+        num_train_timesteps=d.timesteps,
+        beta_schedule=BETA_SCHEDULES[d.schedule],
+        beta_start=d.beta_start,
+        beta_end=d.beta_end,
+        prediction_type=PREDICTION_TYPES[d.prediction],
+        **options,
+    )
+    np.testing.assert_allclose(scheduler.alphas_cumprod, d.alphas_cumprod, atol=1e-6)
+    scheduler.betas = torch.tensor(d.betas)
+    scheduler.alphas = 1 - scheduler.betas
+    scheduler.alphas_cumprod = torch.tensor(d.alphas_cumprod)
+    return scheduler
+
+
+def clipping(clip):
+    """`clip_denoised` in the words of the DDPM and DDIM schedulers."""
+    if clip is True or clip is False:
+        return {"clip_sample": clip}
+    # diffusers limits the percentile to `sample_max_value`, by default 1; the paper has no limit.
+    return {
+        "clip_sample": False,
+        "thresholding": True,
+        "dynamic_thresholding_ratio": clip,
+        "sample_max_value": 1e9,
+    }
+
+
+def theirs_ddpm(d, timesteps, clip=False, noise_at_last_step=False):
+    """Algorithm 2 of Ho et al.
+
+    At the last listed timestep, diffusers still adds noise unless that is t = 0. The package
+    calls whatever comes after the list the clean image and adds none. With "posterior" these are
+    the same, β̃ is 0 there (diffusers says 1e-20); with "beta" they differ by √β z.
+    """
+    noise = torch.tensor(draws(len(timesteps))).double()
+    scheduler = scheduler_like(
+        d, diffusers.DDPMScheduler, variance_type=VARIANCE_TYPES[d.variance], **clipping(clip)
+    )
+    scheduler.set_timesteps(timesteps=[int(t) for t in timesteps])
+    if not noise_at_last_step:
+        noise[-1] = 0
+    xs, starts = [noise[0]], []
+    for z, t in zip(noise[1:], scheduler.timesteps):
+        with mock.patch(
+            "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda shape, z=z, **_: z
+        ):
+            output = exact_output(d, xs[-1], t)
+            x, start = scheduler.step(output, t, xs[-1], return_dict=False)
+        xs.append(x)
+        starts.append(start)
+    return torch.stack(xs).numpy(), torch.stack(starts).numpy()
+
+
+def theirs_ddim(d, timesteps, clip=False, eta=0.0, own_steps=False):
+    """Song et al.; `use_clipped_model_output` derives ϵ̂ from the clipped x̂₀, as we always do.
+
+    diffusers goes from t to t - T // n, whatever timestep it lists next. So each step is told
+    its own T and n = 1, except with `own_steps`: "leading" timesteps are that far apart anyway.
+    """
+    noise = torch.tensor(draws(len(timesteps))).double()
+    scheduler = scheduler_like(
+        d,
+        diffusers.DDIMScheduler,
+        set_alpha_to_one=True,
+        timestep_spacing="leading",
+        **clipping(clip),
+    )
+    scheduler.set_timesteps(len(timesteps))
+    if own_steps:
+        np.testing.assert_array_equal(scheduler.timesteps, timesteps)
+    xs, starts = [noise[0]], []
+    for z, t, t_next in zip(noise[1:], timesteps, [*timesteps[1:], -1]):
+        if not own_steps:
+            scheduler.register_to_config(num_train_timesteps=int(t - t_next))
+            scheduler.num_inference_steps = 1
+        x, start = scheduler.step(
+            exact_output(d, xs[-1], torch.tensor(int(t))),
+            int(t),
+            xs[-1],
+            eta=eta,
+            use_clipped_model_output=True,
+            variance_noise=z if eta else None,
+            return_dict=False,
+        )
+        xs.append(x)
+        starts.append(start)
+    return torch.stack(xs).numpy(), torch.stack(starts).numpy()
+
+
+def theirs_dpm_solver(d, timesteps, clip=False, x=None, **options):
+    """DPM-Solver++ 2M. A step of diffusers rounds its x to float32, the rest is float64.
+
+    `final_sigmas_type="zero"` ends at the clean image, which makes the last step first order
+    for any number of steps. There is no static clipping: it is dynamic with s limited to 1.
+    """
+    if clip is not False:
+        options |= clipping(0.5 if clip is True else clip)
+        options["sample_max_value"] = 1.0 if clip is True else 1e9
+        del options["clip_sample"]
+    options = {"solver_order": 2, "solver_type": "midpoint"} | options
+    scheduler = scheduler_like(
+        d,
+        diffusers.DPMSolverMultistepScheduler,
+        algorithm_type="dpmsolver++",
+        final_sigmas_type="zero",
+        euler_at_final=False,
+        **options,
+    )
+    scheduler.set_timesteps(timesteps=[int(t) for t in timesteps])
+    exact = (1 / scheduler.alphas_cumprod[scheduler.timesteps] - 1).sqrt()
+    exact = torch.cat([exact, torch.zeros(1)])
+    np.testing.assert_allclose(scheduler.sigmas, exact, rtol=1e-6)  # theirs are float32
+    scheduler.sigmas = exact
+    xs, starts = [torch.tensor(draws(len(timesteps))[0]).double() if x is None else x], []
+    for t in scheduler.timesteps:
+        xs.append(scheduler.step(exact_output(d, xs[-1], t), t, xs[-1], return_dict=False)[0])
+        starts.append(scheduler.model_outputs[-1])
+    return torch.stack(xs).numpy(), torch.stack(starts).numpy()
+
+
+def theirs_heun(d, timesteps, clip=False):
+    """Algorithm 1 of Karras et al. without churn, the last step Euler's.
+
+    diffusers walks in x √(1 + σ²) = x / √ᾱ, lists every timestep but the first twice, once for
+    each evaluation, and begins at σ_max noise instead of √(1 + σ_max²) noise. It has no dynamic
+    thresholding.
+    """
+    scheduler = scheduler_like(d, diffusers.HeunDiscreteScheduler, clip_sample=clip)
+    scheduler.set_timesteps(timesteps=[int(t) for t in timesteps])
+    exact = (1 / scheduler.alphas_cumprod[scheduler.timesteps.long()] - 1).sqrt()
+    exact = torch.cat([exact, torch.zeros(1)])
+    np.testing.assert_allclose(scheduler.sigmas, exact, rtol=1e-6)  # theirs are float32
+    scheduler.sigmas = exact
+    xs, starts = [torch.tensor(draws(len(timesteps))[0]).double()], []
+    x = xs[0] * (1 + exact[0] ** 2).sqrt()
+    for i, t in enumerate(scheduler.timesteps):
+        first_look = scheduler.state_in_first_order
+        output = exact_output(d, scheduler.scale_model_input(x, t), t.long())
+        x, start = scheduler.step(output, t, x, return_dict=False)
+        if first_look:
+            starts.append(start)
+        if not first_look or i == len(exact) - 2:
+            xs.append(x / (1 + exact[i + 1] ** 2).sqrt())
+    return torch.stack(xs).numpy(), torch.stack(starts).numpy()
+
+
+SAMPLERS = {
+    "ddpm": (DDPM(), theirs_ddpm),
+    "ddim 0": (DDIM(0.0), theirs_ddim),
+    "ddim 0.5": (DDIM(0.5), functools.partial(theirs_ddim, eta=0.5)),
+    "ddim 1": (DDIM(1.0), functools.partial(theirs_ddim, eta=1.0)),
+    "dpm_solver++": (DPMSolverPlusPlus(), theirs_dpm_solver),
+    "heun": (Heun(largest_growth=np.inf), theirs_heun),
+}
+
+
+# ---- step by step -----------------------------------------------------------------------
+
+TOLERANCE = 1e-5  # of the largest |x_t| of the step; float32 rounds at 6e-8
+START_TOLERANCE = 2e-4  # x̂₀ divides what float32 leaves of x_t and of a predicted noise by √ᾱ
+PATHS = {"8 of 1000": (1000, 8, 11), "20 of 723": (723, 20, 0), "50 of 1000": (1000, 50, 0)}
+CLIPS = {"unclipped": False, "clipped": True, "thresholded": 0.9}
+
+
+def path(d, steps, last):
+    """Evenly spaced timesteps: from T - 1, or where the cosine schedule still leaves a signal.
+
+    It ends at ᾱ = 2e-9, where a noise prediction in float32 no longer says what x₀ is, and where
+    Heun's method multiplies rounding by thousands. See the test of the last cosine timestep.
+    """
+    enough = 0 if d.schedule == "linear" else 1e-3
+    first = np.flatnonzero(d.alphas_cumprod >= enough)[-1]
+    return np.linspace(first, last, steps).round().astype(int)
+
+
+def deviation(found, expected):
+    """The largest difference at any step, relative to the largest value of that step."""
+    assert found.shape == expected.shape
+    axes = tuple(range(1, found.ndim))
+    return (np.abs(found - expected).max(axes) / np.abs(expected).max(axes)).max()
+
+
+def assert_same_path(found, expected, tolerance=TOLERANCE, start_tolerance=START_TOLERANCE):
+    x_t, x_start = (deviation(*pair) for pair in zip(found, expected))
+    assert x_t < tolerance and x_start < start_tolerance, (x_t, x_start)
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity", "start"])
+@pytest.mark.parametrize("way", PATHS)
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize(
+    "name, clip",
+    # HeunDiscreteScheduler has no dynamic thresholding.
+    [
+        (name, clip)
+        for name in SAMPLERS
+        for clip in CLIPS
+        if (name, clip) != ("heun", "thresholded")
+    ],
+)
+def test_every_step_is_that_of_diffusers(name, schedule, way, prediction, clip):
+    timesteps, *steps = PATHS[way]
+    d = GaussianDiffusion(timesteps, schedule, prediction=prediction)
+    sampler, theirs = SAMPLERS[name]
+    way, clip = path(d, *steps), CLIPS[clip]
+    assert_same_path(ours(d, sampler, way, clip), theirs(d, way, clip))
+
+
+@pytest.mark.parametrize("clip", ["clipped", "thresholded"])
+def test_the_denoiser_of_these_tests_has_something_to_clip(clip):
+    d = GaussianDiffusion(1000)
+    way = path(d, 20, 0)
+    assert deviation(ours(d, DDIM(), way, CLIPS[clip])[0], ours(d, DDIM(), way)[0]) > 0.05
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+@pytest.mark.parametrize("way", PATHS)
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_ancestral_sampling_with_the_larger_variance(schedule, way, prediction):
+    timesteps, *steps = PATHS[way]
+    d = GaussianDiffusion(timesteps, schedule, prediction=prediction, variance="beta")
+    way = path(d, *steps)
+    assert_same_path(ours(d, DDPM(), way, True), theirs_ddpm(d, way, True))
+
+
+@pytest.mark.parametrize("variance", ["posterior", "beta"])
+@pytest.mark.parametrize(
+    "schedule, timesteps, prediction",
+    [("linear", 1000, "noise"), ("cosine", 1000, "velocity"), ("cosine", 723, "noise")],
+)
+def test_ancestral_sampling_through_all_timesteps(schedule, timesteps, prediction, variance):
+    d = GaussianDiffusion(timesteps, schedule, prediction=prediction, variance=variance)
+    way = np.arange(timesteps)[::-1]
+    found, expected = ours(d, DDPM(), way, True), theirs_ddpm(d, way, True)
+    # The cosine schedule starts at √ᾱ = 1 / 14000 (T = 723), so x̂₀ is lost but not needed yet.
+    assert_same_path(found, expected, start_tolerance=np.inf)
+
+
+def test_the_last_noise_is_the_only_difference_in_the_variances():
+    """The package adds none; diffusers adds √β z, because the list does not end at t = 0."""
+    d = GaussianDiffusion(1000, variance="beta")
+    way = path(d, 8, 11)
+    found, expected = ours(d, DDPM(), way)[0], theirs_ddpm(d, way, noise_at_last_step=True)[0]
+    assert deviation(found[:-1], expected[:-1]) < TOLERANCE
+    last_noise = np.sqrt(1 - d.alphas_cumprod[11]) * draws(8)[-1]
+    assert deviation(found[-1:], expected[-1:]) > 1000 * TOLERANCE
+    assert deviation(found[-1:] + last_noise, expected[-1:]) < TOLERANCE
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("timesteps, steps", [(1000, 20), (723, 50)])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_ddim_with_the_steps_that_diffusers_takes_by_itself(schedule, timesteps, steps, eta):
+    d = GaussianDiffusion(timesteps, schedule, prediction="velocity")
+    way = choose_timesteps(d, steps, "leading")
+    expected = theirs_ddim(d, way, True, eta, own_steps=True)
+    assert_same_path(ours(d, DDIM(eta), way, True), expected)
+
+
+@pytest.mark.parametrize("way", [[999], [0], [999, 400], [900, 500, 100]], ids=str)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_very_few_steps(name, way):
+    d = GaussianDiffusion(1000, prediction="velocity")
+    sampler, theirs = SAMPLERS[name]
+    # Heun's method in float32 subtracts numbers that are 1 / √ᾱ_999 = 160 times their difference.
+    tolerance = 2e-4 if name == "heun" else TOLERANCE
+    assert_same_path(ours(d, sampler, np.array(way)), theirs(d, np.array(way)), tolerance)
+
+
+@pytest.mark.parametrize("prediction, tolerance", [("velocity", TOLERANCE), ("noise", 1e-3)])
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "heun"])
+def test_from_the_last_cosine_timestep(name, prediction, tolerance):
+    """x̂₀ from a noise prediction is wrong by 6e-8 / √ᾱ = 1e-3 there, and goes into the next x.
+
+    A velocity says x₀ at any ᾱ. Heun's first step, here from σ = 20000 to 13, is no reference:
+    the mean of the two noises misses x₀ by so much that the two sides differ by 1 to 3 %.
+    """
+    d = GaussianDiffusion(1000, "cosine", prediction=prediction)
+    sampler, theirs = SAMPLERS[name]
+    way = choose_timesteps(d, 20, "linspace")
+    found, expected = ours(d, sampler, way), theirs(d, way)
+    assert_same_path(found, expected, tolerance, start_tolerance=2e-2)
+
+
+# ---- zero terminal SNR ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", [linear_betas, cosine_betas])
+@pytest.mark.parametrize("timesteps", [2, 723, 1000])
+def test_rescaled_betas(timesteps, schedule):
+    betas = schedule(timesteps)
+    module = diffusers.schedulers.scheduling_ddim
+    expected = module.rescale_zero_terminal_snr(torch.tensor(betas)).numpy()
+    np.testing.assert_allclose(without_terminal_signal(betas), expected, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("name", ["ddpm", "ddim 0", "ddim 0.5", "ddim 1"])
+def test_zero_terminal_snr(name, schedule, clip):
+    d = GaussianDiffusion(1000, schedule, prediction="velocity", zero_terminal_snr=True)
+    sampler, theirs = SAMPLERS[name]
+    way, clip = choose_timesteps(d, 20, "trailing"), CLIPS[clip]
+    assert d.alphas_cumprod[way[0]] == 0
+    assert_same_path(ours(d, sampler, way, clip), theirs(d, way, clip))
+
+
+def test_zero_terminal_snr_with_dpm_solver_is_one_step_of_ddim_and_the_rest():
+    """Without any signal λ is -inf, so the second step has no slope to extrapolate with.
+
+    It is first order, and so is the first step of a fresh DPM-Solver++.
+    """
+    d = GaussianDiffusion(1000, prediction="velocity", zero_terminal_snr=True)
+    way = choose_timesteps(d, 20, "trailing")
+    first = theirs_ddim(d, way)[0][:2]
+    rest = theirs_dpm_solver(d, way[1:], x=torch.tensor(first[1]))[0]
+    expected = np.concatenate([first[:1], rest])
+    assert deviation(ours(d, DPMSolverPlusPlus(), way)[0], expected) < TOLERANCE
+
+
+def test_the_tiny_signal_that_diffusers_leaves_to_dpm_solver():
+    """DPMSolverMultistepScheduler divides by √ᾱ, so it replaces ᾱ = 0 by 2⁻²⁴.
+
+    With that ᾱ here too, both sides agree. From that of ᾱ = 0, the way is less than 2⁻¹² away; its
+    second step is second order. (ᾱ is then larger than at T - 2, so no betas belong to it.)
+    """
+    zero = GaussianDiffusion(1000, prediction="velocity", zero_terminal_snr=True)
+    tiny = copy.copy(zero)
+    tiny.alphas_cumprod = np.append(zero.alphas_cumprod[:-1], 2.0**-24)
+    tiny.sqrt_alphas_cumprod = np.sqrt(tiny.alphas_cumprod)
+    tiny.sqrt_one_minus_alphas_cumprod = np.sqrt(1 - tiny.alphas_cumprod)
+    way, sampler = choose_timesteps(zero, 20, "trailing"), DPMSolverPlusPlus()
+    expected = theirs_dpm_solver(tiny, way)
+    assert_same_path(ours(tiny, sampler, way), expected)
+    assert 2 * TOLERANCE < deviation(ours(zero, sampler, way)[0], expected[0]) < 2**-12
+
+
+# ---- tables -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timesteps", [1000, 723])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_betas(schedule, timesteps):
+    scheduler = diffusers.DDPMScheduler(timesteps, beta_schedule=BETA_SCHEDULES[schedule])
+    d = GaussianDiffusion(timesteps, schedule)
+    np.testing.assert_allclose(d.betas, scheduler.betas, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
+@pytest.mark.parametrize("timesteps", [1000, 723])
+def test_timesteps(timesteps, spacing):
+    scheduler = diffusers.DDPMScheduler(timesteps, timestep_spacing=spacing)
+    # Not 1: "linspace" of diffusers is then t = 0, here T - 1, where the noise is. And not 50: of
+    # 723, "trailing" comes to 361.5, which diffusers sums up inexactly and may round down.
+    for steps in (5, 21, 99, timesteps):
+        scheduler.set_timesteps(steps)
+        found = choose_timesteps(GaussianDiffusion(timesteps), steps, spacing)
+        np.testing.assert_array_equal(found, scheduler.timesteps)
+
+
+def test_noisy_data_and_velocity():
+    d = GaussianDiffusion(1000, prediction="velocity")
+    scheduler = scheduler_like(d, diffusers.DDPMScheduler)
+    (start, noise), t = draws(1), np.array([0, 400, 999])
+    theirs = [torch.tensor(x).double() for x in (start, noise)] + [torch.tensor(t)]
+    ours = [ops.convert_to_tensor(x) for x in (start, t.astype("int32"), noise)]
+    for found, expected in (
+        (d.q_sample(*ours), scheduler.add_noise(*theirs)),
+        (d.velocity(*ours), scheduler.get_velocity(*theirs)),
+    ):
+        np.testing.assert_allclose(to_numpy(found), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+def test_min_snr_weights(prediction):
+    """The weights of diffusers' training examples, from its `compute_snr`."""
+    from diffusers.training_utils import compute_snr
+
+    d = GaussianDiffusion(1000, prediction=prediction)
+    snr = compute_snr(scheduler_like(d, diffusers.DDPMScheduler), torch.arange(1000)).numpy()
+    expected = np.minimum(snr, 5) / (snr if prediction == "noise" else snr + 1)
+    np.testing.assert_allclose(min_snr_weights(d, 5), expected, rtol=1e-5)
+
+
+# ---- what these tests would notice ------------------------------------------------------
+
+
+def small_mistakes():
+    """Pairs that must not agree, by name: a sampler of the package and a neighbour of it."""
+    small, large = (
+        GaussianDiffusion(1000, prediction="velocity", variance=variance)
+        for variance in ("posterior", "beta")
+    )
+    way = path(small, 20, 0)
+    shifted = np.append(way[:-1] - 1, 0)
+    heun = functools.partial(theirs_dpm_solver, solver_type="heun")
+    first_order = functools.partial(theirs_dpm_solver, solver_order=1)
+    return {
+        "the other variance": (ours(small, DDPM(), way), theirs_ddpm(large, way)),
+        "eta 0.55": (ours(small, DDIM(0.5), way), theirs_ddim(small, way, eta=0.55)),
+        "eta 0": (ours(small, DDIM(0.1), way), theirs_ddim(small, way)),
+        "one timestep earlier": (ours(small, DDIM(), way), theirs_ddim(small, shifted)),
+        "another multistep": (ours(small, DPMSolverPlusPlus(), way), heun(small, way)),
+        "first order": (ours(small, DPMSolverPlusPlus(), way), first_order(small, way)),
+        "Euler": (ours(small, Heun(), way), theirs_ddim(small, way)),
+        "percentile": (ours(small, DDIM(), way, 0.9), theirs_ddim(small, way, 0.92)),
+    }
+
+
+def test_small_mistakes_are_fifty_times_the_tolerance():
+    for name, (found, expected) in small_mistakes().items():
+        assert deviation(found[0], expected[0]) > 50 * TOLERANCE, name
