@@ -2,6 +2,8 @@
 
 from keras_ddpm.callbacks import SampleImages
 from keras_ddpm.diffusion import GaussianDiffusion
+from keras_ddpm.editing import image_to_image, inpaint, invert
+from keras_ddpm.interpolation import interpolate, mix_linear, mix_spherical
 from keras_ddpm.mlp import build_mlp
 from keras_ddpm.model import DiffusionModel
 from keras_ddpm.optimal import OptimalDenoiser
@@ -15,5 +17,11 @@ __all__ = [
     "SampleImages",
     "build_mlp",
     "build_unet",
+    "image_to_image",
+    "inpaint",
+    "interpolate",
+    "invert",
+    "mix_linear",
+    "mix_spherical",
     "sample",
 ]

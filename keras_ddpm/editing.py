@@ -6,7 +6,6 @@ floats in [-1, 1], and come out as float32. Labels, guidance and seeds mean what
 """
 
 import functools
-import numbers
 
 import numpy as np
 from keras import ops
@@ -15,9 +14,9 @@ from keras_ddpm.clipping import check_clip_denoised
 from keras_ddpm.faults import PIXEL_TOLERANCE
 from keras_ddpm.samplers import make_sampler, plan_timesteps
 from keras_ddpm.samplers.inversion import DDIMInversion
-from keras_ddpm.samplers.loop import initial_noise
+from keras_ddpm.samplers.loop import choose_seed, initial_noise
 from keras_ddpm.samplers.repaint import RePaint, repaint_visits
-from keras_ddpm.validation import check_positive_int
+from keras_ddpm.validation import check_positive_int, check_share
 
 
 def image_to_image(
@@ -224,11 +223,6 @@ def denoise(model, x_t, plan, **options):
     return model.generate(noise=x_t, timesteps=plan, **options) if len(plan) else x_t
 
 
-def choose_seed(seed):
-    """A seed, drawn afresh if there is none."""
-    return np.random.SeedSequence().entropy if seed is None else seed
-
-
 def check_images(argument, images, model):
     """Images as float32 in [-1, 1], `(batch, ...)` of the model's shape."""
     images = np.asarray(images)
@@ -270,10 +264,3 @@ def _check_mask(mask, images):
     if mask.ndim == len(space):
         mask = mask[..., None]
     return np.broadcast_to(mask.astype(bool), (batch, *space, 1))
-
-
-def check_share(argument, value):
-    """Returns `value` as a float if it lies in [0, 1]."""
-    if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
-        raise ValueError(f"{argument} must be a number in [0, 1], got {value!r}.")
-    return float(value)

@@ -5,7 +5,7 @@ import numpy as np
 from keras_ddpm.clipping import check_clip_denoised
 from keras_ddpm.guidance import guide
 from keras_ddpm.samplers import make_sampler, plan_timesteps
-from keras_ddpm.samplers.loop import SamplingLoop, choose_frames, initial_noise
+from keras_ddpm.samplers.loop import SamplingLoop, choose_frames, choose_seed, initial_noise
 from keras_ddpm.validation import check_positive_int, nearest
 
 
@@ -56,7 +56,7 @@ class Generation:
         timesteps = plan_timesteps(self.diffusion, sampler, steps, timesteps, spacing)
         frames = choose_frames(return_trajectory, len(timesteps))
         batch_size = check_positive_int("batch_size", batch_size)
-        seed = np.random.SeedSequence().entropy if seed is None else seed
+        seed = choose_seed(seed)
         noise = self._initial_noise(noise, num_images, labels, seed)
         conditions = self.sampling_conditions(labels, guidance_scale, len(noise))
         clip_denoised = self.is_image if clip_denoised is None else clip_denoised

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from keras_ddpm.editing import check_images, check_share, choose_seed, denoise, diffuse, last_steps
+from keras_ddpm.editing import check_images, denoise, diffuse, last_steps
 from keras_ddpm.samplers import make_sampler
-from keras_ddpm.validation import check_choice
+from keras_ddpm.samplers.loop import choose_seed
+from keras_ddpm.validation import check_choice, check_share
 
 
 def interpolate(
@@ -60,6 +61,8 @@ def interpolate(
     second = check_images("second", second, model)
     _check_pair(first, second)
     shares = [check_share("shares", share) for share in np.atleast_1d(shares).tolist()]
+    if not shares:
+        raise ValueError("shares=() asks for no image: give at least one share in [0, 1].")
     check_choice("mix", mix, MIXES)
     sampler = make_sampler(sampler, eta)
     plan = last_steps(model, strength, sampler, steps, timesteps, spacing)

@@ -34,3 +34,10 @@ def check_fraction(argument, value):
     if not isinstance(value, numbers.Real) or not 0 <= value < 1:
         raise ValueError(f"{argument} must be a number in [0, 1), got {value!r}.")
     return float(value)
+
+
+def check_share(argument, value):
+    """Returns `value` as a float if it lies in [0, 1]."""
+    if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+        raise ValueError(f"{argument} must be a number in [0, 1], got {value!r}.")
+    return float(value)

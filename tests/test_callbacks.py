@@ -14,6 +14,7 @@ from PIL import Image
 from keras_ddpm import DiffusionModel, GaussianDiffusion
 from keras_ddpm.callbacks import Checkpoint, SampleImages, Throughput, latest_checkpoint
 from keras_ddpm.checkpoints import load_diffusion_model
+from keras_ddpm.plotting import image_grid
 
 
 def tiny_model(channels=1, num_classes=None):
@@ -85,6 +86,20 @@ def test_samples_go_through_the_classes():
     samples.on_epoch_end(0, logs)
     expected = model.generate(4, labels=[0, 1, 2, 0], steps=2, seed=0).mean()
     np.testing.assert_allclose(logs["sample_mean_grey"], expected, atol=1e-6)
+
+
+def test_samples_are_guided(tmp_path):
+    model = tiny_model(num_classes=3)
+    options = {"steps": 2, "guidance_scale": 3.0, "spacing": "trailing"}
+    samples = SampleImages(tmp_path, num_images=3, **options)
+    labels = np.arange(3, dtype="int32")
+    model.fit(tiny_images(count=3), labels, verbose=0, shuffle=False, callbacks=[samples])
+    expected = image_grid(model.generate(labels=labels, seed=0, **options))
+    with Image.open(tmp_path / "epoch_0001.png") as picture:
+        found = np.asarray(picture, "int32")
+    assert np.abs(found - expected[..., 0]).max() <= 1
+    with pytest.raises(ValueError, match="guidance_scale=3.0 needs labels"):
+        fit(tiny_model(), [SampleImages(guidance_scale=3.0)])
 
 
 def test_samples_are_shown_in_a_notebook_only(monkeypatch):

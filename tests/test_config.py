@@ -115,6 +115,7 @@ def test_unknown_key_on_the_command_line(capsys, option, right):
         ("training.clipnorm", "0", "more than 0"),
         ("training.ema_decay", "1", "training.ema_decay must be a number in [0, 1)"),
         ("training.label_dropout", "-0.1", "training.label_dropout"),
+        ("training.min_snr_gamma", "0", "training.min_snr_gamma must be more than 0"),
         ("training.dtype_policy", "float8", "mixed_bfloat16"),
         ("training.jit_compile", "perhaps", "training.jit_compile"),
         ("training.seed", "-1", "at least 0"),
@@ -125,6 +126,7 @@ def test_unknown_key_on_the_command_line(capsys, option, right):
         ("diffusion.timesteps", "0", "at least 1"),
         ("diffusion.schedule", "cosin", "cosine"),
         ("diffusion.beta_end", "1e-5", "beta_start"),
+        ("diffusion.zero_terminal_snr", "true", "does not go with diffusion.prediction=noise"),
         ("network.has_attention", "[true]", "one entry a level"),
         ("network.norm_epsilon", "0", "more than 0"),
         ("network.dropout", "1", "network.dropout"),
@@ -132,6 +134,8 @@ def test_unknown_key_on_the_command_line(capsys, option, right):
         ("sampling.steps", "0", "at least 1"),
         ("sampling.every", "0", "at least 1"),
         ("sampling.eta", "-1", "at least 0"),
+        ("sampling.guidance_scale", "-1", "sampling.guidance_scale must be at least 0"),
+        ("sampling.guidance_scale", "2", "needs data.use_labels"),
     ],
 )
 def test_wrong_value(capsys, option, value, expected):

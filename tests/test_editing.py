@@ -6,9 +6,16 @@ import pytest
 from conftest import random_weights, tiny_network, to_numpy
 from keras import layers, ops
 
-from keras_ddpm import DiffusionModel, GaussianDiffusion
-from keras_ddpm.editing import image_to_image, inpaint, invert
-from keras_ddpm.interpolation import interpolate, mix_linear, mix_spherical
+from keras_ddpm import (
+    DiffusionModel,
+    GaussianDiffusion,
+    image_to_image,
+    inpaint,
+    interpolate,
+    invert,
+    mix_linear,
+    mix_spherical,
+)
 from keras_ddpm.samplers import DDIM
 from keras_ddpm.samplers.inversion import DDIMInversion
 from keras_ddpm.samplers.repaint import RePaint, repaint_visits
@@ -133,7 +140,7 @@ def test_inversion_and_sampling_visit_the_same_timesteps_and_labels():
 
 
 def test_sampling_refuses_to_run_along_an_inversion(model):
-    with pytest.raises(ValueError, match="must ascend.*Use `keras_ddpm.editing.invert`"):
+    with pytest.raises(ValueError, match="must ascend.*Use `keras_ddpm.invert`"):
         model.generate(1, sampler=DDIMInversion())
 
 
@@ -423,6 +430,8 @@ X = np.zeros((2, 8, 8, 1), "float32")
         (lambda m: interpolate(m, X, X[:, 1:]), r"second has shape \(2, 7, 8, 1\), but must be"),
         (lambda m: interpolate(m, X, X, (0, 2.0)), r"shares must be .* got 2.0"),
         (lambda m: interpolate(m, X, X, np.nan), r"shares must be .* got nan"),
+        (lambda m: interpolate(m, X, X, ()), r"shares=\(\) asks for no image"),
+        (lambda m: m.generate(1, sampler=RePaint()), "RePaint needs an image and a mask"),
         (lambda m: interpolate(m, X, X, mix="linaer"), "mix='linaer'.*did you mean 'linear'"),
         (lambda m: mix_linear(X, X[:1], 0.5), r"first has shape"),
         (lambda m: mix_spherical(X, X, 1.5), r"share must be a number in \[0, 1\], got 1.5"),

@@ -175,7 +175,8 @@ def test_run_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys):
 def trained(tmp_path_factory):
     """A conditional model that was hardly trained, of grey images."""
     network = build_unet(8, 1, (8,), (False,), num_res_blocks=1, norm_groups=4, num_classes=2)
-    model = DiffusionModel(network, GaussianDiffusion(8, beta_start=0.05, beta_end=0.8), seed=0)
+    diffusion = GaussianDiffusion(8, beta_start=0.05, beta_end=0.8)
+    model = DiffusionModel(network, diffusion, label_names=("rose", "tulip"), seed=0)
     path = tmp_path_factory.mktemp("trained") / "model.keras"
     model.compile(jit_compile=False)
     model.save(path)
@@ -186,7 +187,8 @@ def test_sample(tmp_path, monkeypatch, trained):
     options = ["--num_images", 3, "--steps", 4, "--labels", 0, 1, "--eta", 0.5]
     run_here(monkeypatch, "sample.py", trained, "--output", tmp_path / "a", *options)
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
-    assert names == ["grid.png", *(f"image_000{i}.png" for i in range(3)), "process.gif"]
+    pictures = [f"image_000{i}.png" for i in range(3)]
+    assert names == ["filmstrip.png", "grid.png", *pictures, "process.gif"]
     with Image.open(tmp_path / "a" / "image_0002.png") as image:
         assert image.size == (8, 8) and image.mode == "L"
     with Image.open(tmp_path / "a" / "process.gif") as gif:
@@ -199,9 +201,25 @@ def test_sample(tmp_path, monkeypatch, trained):
 
 
 @pytest.mark.once
+def test_sample_takes_names_guidance_and_spacing(tmp_path, monkeypatch, trained):
+    """The network's last layer is zero, so only the fresh noise of eta and the clipping show."""
+    common = [trained, "--num_images", 2, "--steps", 3, "--guidance_scale", 2.0]
+    for folder, labels in (("names", ["tulip", "rose"]), ("numbers", [1, 0])):
+        options = ["--output", tmp_path / folder, "--labels", *labels, "--spacing", "trailing"]
+        run_here(monkeypatch, "sample.py", *common, *options)
+    names, numbers = ((tmp_path / f / "grid.png").read_bytes() for f in ("names", "numbers"))
+    assert names == numbers
+    with Image.open(tmp_path / "names" / "filmstrip.png") as strip:  # 3 steps and the result
+        assert strip.size == (4 * 10 + 2, 2 * 2 * 10 + 2)
+
+
+@pytest.mark.once
 @pytest.mark.parametrize(
     "options, expected",
     [
+        (["--labels", "rsoe"], "did you mean 'rose'"),
+        (["--guidance_scale", "2"], "guidance_scale=2.0 needs labels"),
+        (["--spacing", "even"], "spacing='even' is unknown"),
         (["--sampler", "ddimm"], "did you mean 'ddim'"),
         (["--steps", "9"], "steps=9"),
         (["--num_images", "0"], "--num_images must be at least 1"),
@@ -239,5 +257,5 @@ def test_sample_as_a_command_in_any_folder(tmp_path, trained):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1] == str(Path("samples", "process.gif"))
+    assert result.stdout.splitlines()[-1] == str(Path("samples", "filmstrip.png"))
     assert (tmp_path / "samples" / "image_0001.png").is_file()

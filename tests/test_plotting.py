@@ -5,7 +5,15 @@ import pytest
 from PIL import Image
 
 from keras_ddpm.files import make_writable, written_aside
-from keras_ddpm.plotting import image_grid, plot_history, save_gif, save_image, to_uint8
+from keras_ddpm.plotting import (
+    filmstrip,
+    image_grid,
+    plot_history,
+    save_gif,
+    save_image,
+    to_uint8,
+)
+from keras_ddpm.samplers import Trajectory
 
 pytestmark = pytest.mark.once
 
@@ -45,6 +53,21 @@ def test_image_grid_refuses_wrong_numbers(kwargs):
 def test_image_grid_needs_a_batch():
     with pytest.raises(ValueError, match="shape"):
         image_grid(np.zeros((4, 4, 3)))
+
+
+def test_filmstrip_shows_the_state_above_what_the_network_sees():
+    frames, images = 7, 3
+    value = np.arange(frames * images, dtype="float32").reshape(frames, images) / 50
+    x_t = np.broadcast_to(value[..., None, None, None], (frames, images, 4, 5, 1))
+    trajectory = Trajectory(np.arange(frames)[::-1] - 1, x_t, -x_t)
+    strip = filmstrip(trajectory, num_images=2, num_frames=4, padding=1)
+    assert strip.shape == (4 * 5 + 1, 4 * 6 + 1, 1)
+    shown = strip[3::5, 3::6, 0]
+    for row, (part, image) in enumerate([(x_t, 0), (-x_t, 0), (x_t, 1), (-x_t, 1)]):
+        np.testing.assert_array_equal(shown[row], to_uint8(part[[0, 2, 4, 6], image, 0, 0, 0]))
+    assert filmstrip(trajectory).shape == (6 * 6 + 2, 7 * 7 + 2, 1)  # no more than there are
+    with pytest.raises(ValueError, match="num_images=0 and num_frames=10 must be at least 1"):
+        filmstrip(trajectory, num_images=0)
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB")])

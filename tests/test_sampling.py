@@ -1,5 +1,7 @@
 """`generate` and `sample`: reproducible, compiled once, and what they refuse."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -162,6 +164,18 @@ def test_sample_with_the_same_seed_repeats_and_with_another_does_not():
     )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.1
+
+
+@pytest.mark.once
+def test_the_sampler_of_the_readme_works(model, monkeypatch):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    section = readme.split("### A sampler of your own")[1]
+    code = section.split("```python")[1].split("```")[0]
+    monkeypatch.setitem(SAMPLERS, "calm", None)  # taken out again after the test
+    exec(code, {})
+    images = model.generate(2, sampler="calm", steps=4, seed=0)
+    assert images.shape == (2, 8, 8, 1)
+    assert np.abs(images - model.generate(2, steps=4, seed=0, spacing="trailing")).max() > 1e-3
 
 
 # ---- trajectories and progress ------------------------------------------------------------

@@ -6,10 +6,10 @@ import pytest
 from conftest import compiled, random_weights, to_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import layers
+from keras import layers, ops
 
 from keras_ddpm import build_unet
-from keras_ddpm.layers import SelfAttention, TimeEmbedding
+from keras_ddpm.layers import GroupNormalization, SelfAttention, TimeEmbedding
 
 
 def small(**kwargs):

@@ -34,7 +34,7 @@ class DDIMInversion(Sampler):
         if (np.diff(timesteps) <= 0).any():
             raise ValueError(
                 f"timesteps={list(map(int, timesteps))} must ascend, from image to noise. Use "
-                "`keras_ddpm.editing.invert`, which turns the plan of `generate` around."
+                "`keras_ddpm.invert`, which turns the plan of `generate` around."
             )
         signal = diffusion.alphas_cumprod[timesteps]  # ᾱ_s
         below = np.append(1.0, signal[:-1])  # ᾱ_t; 1 is the image

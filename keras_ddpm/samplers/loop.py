@@ -216,6 +216,11 @@ def choose_frames(return_trajectory, steps):
     return frames
 
 
+def choose_seed(seed):
+    """The seed given, or a fresh one."""
+    return np.random.SeedSequence().entropy if seed is None else seed
+
+
 def initial_noise(seed, shape):
     """x_T from NumPy's generator: one seed gives one x_T on every backend."""
     return np.random.default_rng(seed).standard_normal(shape, dtype="float32")

@@ -41,6 +41,8 @@ class RePaint(DDPM):
         }
 
     def step(self, denoise, x_t, c, now):
+        if len(now.given) != 2:
+            raise ValueError("RePaint needs an image and a mask: use `keras_ddpm.inpaint`.")
         known_image, is_known = now.given
         unknown, x_start = super().step(denoise, x_t, c, now)  # eq. 8b
         known = c["known"] * known_image + c["known_noise"] * now.noise  # eq. 8a
