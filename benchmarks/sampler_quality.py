@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
     @property
     def evaluations(self):
-        """Of the network, for one sample."""
+        """Of the network, for one sample; Heun's method may make do with a few less."""
         once = 2 * self.steps - 1 if self.sampler == "heun" else self.steps
         return once if self.guidance == 1 else 2 * once
 
