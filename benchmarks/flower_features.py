@@ -48,10 +48,14 @@ class FlowerFeatures:
             classifier = _train(sides, num_training)
             with written_aside(path) as partial:
                 classifier.save(partial)
+        self._classifier = classifier
         self._features = keras.Model(classifier.inputs, classifier.get_layer("features").output)
         images, labels = draw_flowers(NUM_TEST, image_size=sides, seed=TEST_SEED)
-        scores = classifier.predict(images, batch_size=500, verbose=0)
-        self.accuracy = float((scores.argmax(axis=1) == labels).mean())
+        self.accuracy = float((self.classify(images) == labels).mean())
+
+    def classify(self, images):
+        """The likeliest of the 24 labels `(n,)` of uint8 images `(n, height, width, 3)`."""
+        return self._classifier.predict(images, batch_size=500, verbose=0).argmax(axis=1)
 
     def __call__(self, images):
         """Features `(n, 64)` in float64 of uint8 images `(n, height, width, 3)`."""

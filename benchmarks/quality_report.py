@@ -129,7 +129,7 @@ def report(model, samples, parts, counts, output, num_drawings):
     save_grid(output, "drawings", draw_flowers(SHOWN, size, labels=np.arange(SHOWN) % 24)[0])
     for part, rows in parts.items():
         results[part] = [
-            measure_row(distance, row, loaded, drawings, output)
+            measure_row(features, distance, row, loaded, drawings, output)
             for row in rows
             if (loaded := samples.load(row, counts[part])) is not None
         ]
@@ -142,13 +142,17 @@ def report(model, samples, parts, counts, output, num_drawings):
         plot(results, counts["curve"], output / "quality.png")
 
 
-def measure_row(distance, row, loaded, drawings, output):
+def measure_row(features, distance, row, loaded, drawings, output):
     images, labels, seconds = loaded
     save_grid(output, row.name, images)
     result = {**row._asdict(), "evaluations": row.evaluations, "seconds_an_image": seconds}
     result |= distance(images)
     if row.labelled:
-        return result | {"read_as_asked": read_back(images, labels)}
+        classified = float((features.classify(images) == labels).mean())
+        return result | {
+            "classified_as_asked": classified,
+            "read_as_asked": read_back(images, labels),
+        }
     return result | {"classes": class_shares(images, drawings)}
 
 
@@ -197,17 +201,19 @@ def markdown(results):
 def table(rows):
     yield (
         "| Sampler | Spacing | Steps | Guidance | Evaluations | ms an image | Fréchet distance "
-        "| − first row | Label, colour, petals as asked |"
+        "| − first row | Classified as asked | Read as asked: label, colour, petals |"
     )
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for row in rows:
         difference, error = compare(row, rows[0])
+        judged = "| |"
+        if row["labelled"]:
+            judged = f"{row['classified_as_asked']:.1%} | {as_percent(row['read_as_asked'])} |"
         yield (
             f"| {label(row)} | {row['spacing']} | {row['steps']} "
             f"| {row['guidance'] if row['labelled'] else 'no labels'} | {row['evaluations']} "
             f"| {1000 * row['seconds_an_image']:.3g} | {with_error(row)} "
-            f"| {difference:+.3f} ± {error:.3f} "
-            f"| {as_percent(row['read_as_asked']) if row['labelled'] else ''} |"
+            f"| {difference:+.3f} ± {error:.3f} | {judged}"
         )
 
 

@@ -9,8 +9,10 @@ Closeness. The Fréchet distance of the samples, labels balanced over the classe
 variance. It is biased upward by about 1 / n, so only rows of one n compare, and n further drawings
 take the place of the samples: their distance is the floor.
 
-Obedience. The share of samples whose label `describe_flowers` reads back as asked, at guidance
-scales 1, 2 and 4, and whether samples without labels have each class as often as the data.
+Obedience. The share of samples that are of the class that was asked for, at guidance scales 1, 2
+and 4, by two judges: that classifier, which must decide for one of the 24 classes, and
+`describe_flowers`, which also rejects what is no class, such as seven petals. And whether samples
+without labels have each class as often as the data.
 
 Samples are made in chunks, each from its own seed, and kept in the output folder, so the command
 goes on where it was stopped, and several processes may share the folder. A chunk's name states how

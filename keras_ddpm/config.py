@@ -16,7 +16,8 @@ class DataConfig:
     """The images.
 
     Args:
-        name: "drawn_flowers" for the embedded set, the path of a folder of images, or a name of
+        name: "drawn_flowers" for the embedded set; "mnist", "fashion_mnist" or "cifar10", which
+            have the splits "train" and "test"; the path of a folder of images; or a name of
             TensorFlow Datasets such as "oxford_flowers102".
         split: which part to train on: "train" for the embedded set, a sub-folder of a folder,
             TFDS's syntax else ("train+validation"). null is the training part.

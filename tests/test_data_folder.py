@@ -291,11 +291,11 @@ folder = load_images(sys.argv[1], image_size=8)
 assert ImageDataset(folder, batch_size=1)[0][0].shape == (1, 8, 8, 3)
 assert len(load_images("drawn_flowers", image_size=24, num_images=2)) == 2
 try:
-    load_images("mnist")
+    load_images("cats_vs_dogs")
 except ImportError as error:
     assert "pip install tensorflow tensorflow-datasets" in str(error) and "folder" in str(error)
 else:
-    raise AssertionError("load_images('mnist') needs TFDS")
+    raise AssertionError("load_images('cats_vs_dogs') needs TFDS")
 """
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     subprocess.run([sys.executable, "-c", code, tmp_path], env=environment, check=True)

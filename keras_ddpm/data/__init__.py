@@ -8,6 +8,7 @@ from keras_ddpm.data.dataset import ImageDataset
 from keras_ddpm.data.drawn_flowers import draw_flowers
 from keras_ddpm.data.folder import load_folder
 from keras_ddpm.data.images import ImageSet, load_images
+from keras_ddpm.data.keras_datasets import load_keras_dataset
 from keras_ddpm.data.points import draw_mixture, draw_moons, draw_spiral, mixture_means
 from keras_ddpm.data.read_flowers import describe_flowers
 from keras_ddpm.data.tfds import load_tfds
@@ -22,6 +23,7 @@ __all__ = [
     "draw_spiral",
     "load_folder",
     "load_images",
+    "load_keras_dataset",
     "load_tfds",
     "mixture_means",
 ]

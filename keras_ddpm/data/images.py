@@ -96,21 +96,25 @@ def load_images(
     num_images=None,
     seed=0,
 ):
-    """Loads a set of images by name: the embedded set, a folder, or a TFDS data set.
+    """Loads a set of images by name: the embedded set, a published one, or a folder.
 
     Args:
-        name: "drawn_flowers" for the embedded set; a folder, given as a path that exists, or
-            relative to `data_dir` or to the environment variable KERAS_DDPM_DATA; or any image
-            data set TensorFlow Datasets (TFDS) knows, such as "oxford_flowers102" or
-            "huggingface:owner/name", or one it has prepared on disk.
-        split: For the embedded set "train" (None is the same), "validation" or "test". For a
-            folder the name of one of its sub-folders; None takes the whole folder, or its "train"
-            when all its sub-folders are named like splits (train, validation, test...). For TFDS
-            its syntax, e.g. "train+validation[:50%]"; None is "train".
+        name: "drawn_flowers" for the embedded set; "mnist", "fashion_mnist" or "cifar10", or the
+            path of a file such as mnist.npz, see `load_keras_dataset`; a folder, given as a path
+            that exists, or relative to `data_dir` or to the environment variable KERAS_DDPM_DATA;
+            or any image data set TensorFlow Datasets (TFDS) knows, such as "oxford_flowers102" or
+            "huggingface:owner/name", or one it has prepared on disk. A folder that is called like
+            one of the sets named here is given as "./mnist".
+        split: For the embedded set "train" (None is the same), "validation" or "test"; for MNIST,
+            Fashion-MNIST and CIFAR-10 "train" (None is the same) or "test". For a folder the name
+            of one of its sub-folders; None takes the whole folder, or its "train" when all its
+            sub-folders are named like splits (train, validation, test...). For TFDS its syntax,
+            e.g. "train+validation[:50%]"; None is "train".
         image_size: Side in pixels, or (height, width). Images are cropped centrally to this
-            shape and resized to it with antialiasing.
+            shape and resized to it with antialiasing; only at 32 x 32, MNIST and Fashion-MNIST
+            are padded with black instead.
         channels: 3 for colour or 1 for grey.
-        data_dir: Where to look for folders and where TFDS keeps its data sets.
+        data_dir: Where to look for folders and .npz files, and where TFDS keeps its data sets.
         background: What shows through transparent images of a folder: a colour name or "#rrggbb".
         num_images: Load only the first so many; None is all (4096 for the embedded set).
         seed: Which drawings the embedded set makes; its splits never share any.
@@ -122,7 +126,7 @@ def load_images(
         ValueError: An argument makes no sense, or the name is unknown; the message names the
             nearest known names. An argument of a wrong type may be a TypeError.
         ImportError: The name asks for TFDS, which is not installed.
-        RuntimeError: TFDS could not download the data set.
+        RuntimeError: The data set could not be downloaded.
 
     Example:
         >>> load_images("drawn_flowers", image_size=32, num_images=8).images.shape
@@ -138,8 +142,13 @@ def load_images(
         return _draw(split or "train", image_size, channels, num_images, seed)
 
     from keras_ddpm.data.folder import load_folder
+    from keras_ddpm.data.keras_datasets import is_keras_dataset, load_keras_dataset
     from keras_ddpm.data.tfds import is_prepared, load_tfds
 
+    if is_keras_dataset(name):
+        return load_keras_dataset(
+            name, split or "train", image_size, channels, data_dir, num_images
+        )
     folder = _find_folder(name, data_dir)
     if folder is None or is_prepared(folder):
         name = name if folder is None else folder
