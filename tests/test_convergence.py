@@ -71,7 +71,7 @@ def test_heun_pays_at_few_steps_of_every_schedule(schedule):
     denoiser, exact = gaussian_denoiser(diffusion), MEAN + STD * noise
 
     def error(sampler):
-        x = sample(denoiser, diffusion, noise, sampler, steps=12)
+        x = sample(denoiser, diffusion, noise, sampler, steps=12, spacing="linspace")
         return np.sqrt(np.mean((to_numpy(x) - exact) ** 2))
 
     assert error("heun") < error("ddim") / 2
