@@ -10,7 +10,7 @@ from keras import ops
 from keras_ddpm.checkpoints import CHECKPOINT_NAME, latest_checkpoint, list_checkpoints
 from keras_ddpm.files import PARTIAL_PREFIX, make_writable, written_aside
 from keras_ddpm.plotting import image_grid, save_image, to_pillow
-from keras_ddpm.samplers import make_sampler, plan_timesteps
+from keras_ddpm.sampling_callback import SamplingCallback
 from keras_ddpm.validation import check_positive_int
 
 __all__ = ["Checkpoint", "SampleImages", "Throughput", "latest_checkpoint"]
@@ -18,7 +18,7 @@ __all__ = ["Checkpoint", "SampleImages", "Throughput", "latest_checkpoint"]
 CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
 
 
-class SampleImages(keras.callbacks.Callback):
+class SampleImages(SamplingCallback):
     """Draws the same images again and again while the network learns.
 
     Every sampling starts from the same noise, so that one watches the same pictures improve. It
@@ -33,11 +33,10 @@ class SampleImages(keras.callbacks.Callback):
         directory: where to write `epoch_0005.png`, the grid after 5 epochs; None writes nothing.
         every: int, epochs from one grid to the next.
         num_images: int, images in a grid.
-        labels: optional int or `num_images` ints. None: a conditional network's classes in turn.
-        sampler, steps, spacing, eta, guidance_scale: as for `DiffusionModel.generate`.
-        seed: int, for the noise.
         scale: int, how often each pixel of the grid is repeated in both directions.
         show: bool, whether to display the grid; `"auto"` does so in a Jupyter notebook.
+        **sampling: labels, sampler, steps, spacing, eta, guidance_scale, seed and batch_size, see
+            `SamplingCallback`.
 
     Raises:
         OSError: when training begins, if `directory` cannot be written to.
@@ -50,59 +49,26 @@ class SampleImages(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(
-        self,
-        directory=None,
-        every=1,
-        num_images=16,
-        labels=None,
-        sampler="ddim",
-        steps=None,
-        spacing=None,
-        eta=0.0,
-        guidance_scale=1.0,
-        seed=0,
-        scale=1,
-        show="auto",
-    ):
-        super().__init__()
+    def __init__(self, directory=None, every=1, num_images=16, scale=1, show="auto", **sampling):
+        super().__init__(every, num_images, **sampling)
         self.directory = directory
-        self.every = check_positive_int("every", every)
-        self.num_images = check_positive_int("num_images", num_images)
-        self.labels = labels
-        self.sampler = make_sampler(sampler, eta)
-        self.steps, self.spacing, self.guidance_scale = steps, spacing, guidance_scale
-        self.seed = seed
         self.scale = check_positive_int("scale", scale)
         self.show = _in_notebook() if show == "auto" else show
 
     def on_train_begin(self, logs=None):
-        """Finds out before the first step what would go wrong after the first epoch."""
-        model = self.model
-        if not model.is_image:
-            raise ValueError(f"SampleImages draws images, not samples of {model.sample_shape}.")
-        plan_timesteps(model.diffusion, self.sampler, self.steps, spacing=self.spacing)
-        self.drawn_labels = self.labels
-        if self.labels is None and model.num_classes is not None:
-            self.drawn_labels = np.arange(self.num_images) % model.num_classes
-        model.sampling_conditions(self.drawn_labels, self.guidance_scale, self.num_images)
+        if not self.model.is_image:
+            shape = self.model.sample_shape
+            raise ValueError(f"SampleImages draws images, not samples of {shape}.")
+        super().on_train_begin(logs)
         if self.directory is not None:
             self.directory = make_writable(self.directory)
-        channels = model.sample_shape[-1]
+        channels = self.model.sample_shape[-1]
         self.channel_names = CHANNEL_NAMES.get(channels, range(channels))
 
     def on_epoch_end(self, epoch, logs=None):
         means = np.full(len(self.channel_names), np.nan)
-        if (epoch + 1) % self.every == 0:
-            images = self.model.generate(
-                self.num_images,
-                labels=self.drawn_labels,
-                guidance_scale=self.guidance_scale,
-                sampler=self.sampler,
-                steps=self.steps,
-                spacing=self.spacing,
-                seed=self.seed,
-            )
+        if self.is_due(epoch):
+            images = self.draw()
             self._present(image_grid(images), epoch)
             means = images.mean((0, 1, 2))
         data_means = ops.convert_to_numpy(self.model.data_mean)

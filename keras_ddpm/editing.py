@@ -23,30 +23,26 @@ def image_to_image(
     model,
     images,
     strength=0.5,
-    labels=None,
-    guidance_scale=1.0,
     sampler="ddim",
     steps=None,
     timesteps=None,
     spacing=None,
     eta=0.0,
-    clip_denoised=None,
     seed=None,
-    batch_size=64,
-    progress=False,
+    **options,
 ):
     """Variations of images: diffuses them part of the way, and denoises from there.
 
     SDEdit (Meng et al. 2022): noise hides the details of an image before its outlines, and the
-    network paints anew what it hides, as `labels` say.
+    network paints anew what it hides, as the labels say.
 
     Args:
         model: a `DiffusionModel`.
         images: `(batch, height, width, channels)`, uint8 or float in [-1, 1].
         strength: float in [0, 1], the share of the sampler's steps to take, the last ones,
             rounded to whole steps. 0 returns the images, 1 starts at the first timestep.
-        labels, guidance_scale, sampler, steps, timesteps, spacing, eta, clip_denoised, seed,
-            batch_size, progress: as for `DiffusionModel.generate`.
+        sampler, steps, timesteps, spacing, eta, seed: as for `DiffusionModel.generate`.
+        **options: labels, guidance_scale, clip_denoised, batch_size and progress, likewise.
 
     Returns:
         float32 NumPy array like `images`, in [-1, 1].
@@ -64,18 +60,8 @@ def image_to_image(
     images = check_images("images", images, model)
     sampler = make_sampler(sampler, eta)
     plan = last_steps(model, strength, sampler, steps, timesteps, spacing)
-    return denoise(
-        model,
-        diffuse(model, images, plan, seed),
-        plan,
-        sampler=sampler,
-        labels=labels,
-        guidance_scale=guidance_scale,
-        clip_denoised=clip_denoised,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    x_t = diffuse(model, images, plan, seed)
+    return denoise(model, x_t, plan, sampler=sampler, seed=seed, **options)
 
 
 def invert(

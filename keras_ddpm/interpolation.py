@@ -15,16 +15,13 @@ def interpolate(
     shares=(0, 0.25, 0.5, 0.75, 1),
     strength=0.5,
     mix="spherical",
-    labels=None,
-    guidance_scale=1.0,
     sampler="ddim",
     steps=None,
     timesteps=None,
     spacing=None,
     eta=0.0,
-    clip_denoised=None,
     seed=None,
-    batch_size=64,
+    **options,
 ):
     """Images between two others: diffuses both, mixes them, and denoises the mix.
 
@@ -39,8 +36,9 @@ def interpolate(
         shares: floats in [0, 1], how much of `second` is in the mix.
         strength: float in [0, 1], see `image_to_image`. At 0 the images themselves are mixed.
         mix: `"linear"` or `"spherical"`.
-        labels, guidance_scale, sampler, steps, timesteps, spacing, eta, clip_denoised, seed,
-            batch_size: as for `DiffusionModel.generate`. One label a pair.
+        sampler, steps, timesteps, spacing, eta, seed: as for `DiffusionModel.generate`.
+        **options: labels, one a pair, guidance_scale, clip_denoised, batch_size and progress,
+            likewise.
 
     Returns:
         float32 NumPy array `(len(shares), batch, height, width, channels)`. At share 0 it is what
@@ -68,22 +66,9 @@ def interpolate(
     plan = last_steps(model, strength, sampler, steps, timesteps, spacing)
     seed = choose_seed(seed)
     first, second = (diffuse(model, images, plan, seed) for images in (first, second))
-    return np.stack(
-        [
-            denoise(
-                model,
-                MIXES[mix](first, second, share),
-                plan,
-                sampler=sampler,
-                labels=labels,
-                guidance_scale=guidance_scale,
-                clip_denoised=clip_denoised,
-                seed=seed,
-                batch_size=batch_size,
-            )
-            for share in shares
-        ]
-    )
+    mixes = [MIXES[mix](first, second, share) for share in shares]
+    options |= {"sampler": sampler, "seed": seed}
+    return np.stack([denoise(model, x_t, plan, **options) for x_t in mixes])
 
 
 def mix_linear(first, second, share):

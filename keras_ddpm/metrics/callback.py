@@ -1,6 +1,5 @@
 """Distances between samples and data, logged while a network learns."""
 
-import keras
 import numpy as np
 
 from keras_ddpm.files import make_writable
@@ -10,7 +9,7 @@ from keras_ddpm.metrics.kernel import kernel_distance
 from keras_ddpm.metrics.nearest import nearest_grid, nearest_neighbours
 from keras_ddpm.metrics.statistics import moments
 from keras_ddpm.plotting import save_image
-from keras_ddpm.samplers import make_sampler, plan_timesteps
+from keras_ddpm.sampling_callback import SamplingCallback
 from keras_ddpm.validation import check_positive_int
 
 MOST_KERNEL_IMAGES = 10_000  # of the data, as the kernel distance looks at every pair
@@ -18,7 +17,7 @@ MOST_NEAREST_IMAGES = 2_000  # among which nearest ones are found in a moment
 SHOWN = 16  # samples in the picture of nearest images
 
 
-class EvaluateSamples(keras.callbacks.Callback):
+class EvaluateSamples(SamplingCallback):
     """Measures samples of the averaged weights against data, every few epochs.
 
     It logs `frechet`, the Fréchet distance, and `kernel` with its standard error `kernel_error`.
@@ -35,13 +34,11 @@ class EvaluateSamples(keras.callbacks.Callback):
             distance takes 10 000 of them at most, evenly spaced.
         every: int, epochs from one evaluation to the next.
         num_images: int >= 3, how many samples.
-        labels: optional int or `num_images` ints. None: a conditional network's classes in turn.
-        sampler, steps, spacing, eta, guidance_scale, batch_size: as for
-            `DiffusionModel.generate`.
-        seed: int, for the noise.
         directory: where to write `nearest_0005.png` after 5 epochs: samples, each with the image
             nearest to it in pixels to its right; None writes nothing.
         nearest: bool, whether to do so; `"auto"` does up to 2 000 images.
+        **sampling: labels, sampler, steps, spacing, eta, guidance_scale, seed and batch_size, see
+            `SamplingCallback`.
 
     Raises:
         OSError: when training begins, if `directory` cannot be written to.
@@ -67,48 +64,30 @@ class EvaluateSamples(keras.callbacks.Callback):
         images,
         every=5,
         num_images=1000,
-        labels=None,
-        sampler="ddim",
-        steps=None,
-        spacing=None,
-        eta=0.0,
-        guidance_scale=1.0,
-        seed=0,
-        batch_size=64,
         directory=None,
         nearest="auto",
+        **sampling,
     ):
-        super().__init__()
+        check_positive_int("num_images", num_images, minimum=3)
+        super().__init__(every, num_images, **sampling)
         if not callable(extractor):
             raise TypeError(f"extractor must be a function of images, got {extractor!r}.")
         self.extractor = extractor
         self.images = check_images("images", images)
         if len(self.images) < 3:
             raise ValueError(f"images must be at least 3, got {len(self.images)}.")
-        self.every = check_positive_int("every", every)
-        self.num_images = check_positive_int("num_images", num_images, minimum=3)
-        self.labels = labels
-        self.sampler = make_sampler(sampler, eta)
-        self.steps, self.spacing, self.guidance_scale = steps, spacing, guidance_scale
-        self.seed = check_positive_int("seed", seed, minimum=0)
-        self.batch_size = check_positive_int("batch_size", batch_size)
         self.directory = directory
         few = len(self.images) <= MOST_NEAREST_IMAGES
         self.shows_nearest = directory is not None and (few if nearest == "auto" else nearest)
 
     def on_train_begin(self, logs=None):
         """Finds out before the first step what would go wrong later; measures the data."""
-        model = self.model
-        if self.images.shape[1:] != model.sample_shape:
+        if self.images.shape[1:] != self.model.sample_shape:
             raise ValueError(
                 f"images of shape {self.images.shape} do not compare with the model's samples of "
-                f"{model.sample_shape}."
+                f"{self.model.sample_shape}."
             )
-        plan_timesteps(model.diffusion, self.sampler, self.steps, spacing=self.spacing)
-        self.drawn_labels = self.labels
-        if self.labels is None and model.num_classes is not None:
-            self.drawn_labels = np.arange(self.num_images) % model.num_classes
-        model.sampling_conditions(self.drawn_labels, self.guidance_scale, self.num_images)
+        super().on_train_begin(logs)
         if self.shows_nearest:
             self.directory = make_writable(self.directory)
         self.reference = statistics_of(self.extractor, self.images)
@@ -120,17 +99,8 @@ class EvaluateSamples(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         results = dict.fromkeys(("frechet", "kernel", "kernel_error"), np.nan)
-        if (epoch + 1) % self.every == 0:
-            samples = self.model.generate(
-                self.num_images,
-                labels=self.drawn_labels,
-                guidance_scale=self.guidance_scale,
-                sampler=self.sampler,
-                steps=self.steps,
-                spacing=self.spacing,
-                seed=self.seed,
-                batch_size=self.batch_size,
-            )
+        if self.is_due(epoch):
+            samples = self.draw()
             results = self._measure(extract(self.extractor, samples))
             if self.shows_nearest:
                 self._show(samples[:SHOWN], epoch)
