@@ -2,11 +2,14 @@
 
 import numbers
 
+import numpy as np
 from keras import ops
 
 
 def check_clip_denoised(value):
     """Returns `value` if it is a bool, or a percentile in (0, 1)."""
+    if isinstance(value, np.bool_):
+        value = bool(value)
     if not isinstance(value, bool):
         if not isinstance(value, numbers.Real) or not 0 < value < 1:
             raise ValueError(
@@ -28,7 +31,11 @@ def clip_start(x_start, clip_denoised):
 
     Returns:
         float32 tensor like `x_start`.
+
+    Raises:
+        ValueError: for any other `clip_denoised`.
     """
+    clip_denoised = check_clip_denoised(clip_denoised)
     if clip_denoised is False:
         return x_start
     if clip_denoised is True:

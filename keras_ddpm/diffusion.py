@@ -4,20 +4,23 @@ Nothing here knows a network or a training loop. Equation numbers are those of
 Ho et al. (2020), "Denoising Diffusion Probabilistic Models", unless another paper is named.
 """
 
-import warnings
-
 import keras
 import numpy as np
 from keras import ops
 
 from keras_ddpm.clipping import clip_start
-from keras_ddpm.schedules import SCHEDULES, cosine_betas, linear_betas, without_terminal_signal
+from keras_ddpm.schedules import (
+    SCHEDULES,
+    check_betas,
+    cosine_betas,
+    linear_betas,
+    warn_if_signal_remains,
+    without_terminal_signal,
+)
 from keras_ddpm.validation import check_choice, check_positive_int
 
 PREDICTIONS = ("noise", "start", "velocity")
 VARIANCES = ("posterior", "beta")
-# Above this share of signal variance in x_T, sampling from pure noise starts off the path.
-LARGEST_FINAL_SIGNAL = 0.005
 
 
 @keras.saving.register_keras_serializable("keras_ddpm")
@@ -86,7 +89,7 @@ class GaussianDiffusion:
                 if schedule == "linear"
                 else cosine_betas(timesteps)
             )
-        _check_betas(betas)
+        check_betas(betas)
         self.zero_terminal_snr = zero_terminal_snr
         if zero_terminal_snr:
             betas = without_terminal_signal(betas)
@@ -125,7 +128,7 @@ class GaussianDiffusion:
         )
         self.model_log_variance = np.log(np.append(floor, self.model_variance[1:]))
 
-        self._warn_if_signal_remains()
+        warn_if_signal_remains(self.alphas_cumprod)
 
     # ---- forward: q ---------------------------------------------------------------------
 
@@ -273,25 +276,10 @@ class GaussianDiffusion:
         noise = ops.where(is_last, 0.0, ops.cast(noise, "float32"))
         return mean + ops.exp(0.5 * log_variance) * noise
 
-    # ---- helpers -------------------------------------------------------------------------
-
     def _at(self, table, t, x):
         """Entries `t` of a table as float32 `(batch, 1, ...)`, to broadcast against `x`."""
         table = ops.convert_to_tensor(getattr(self, table).astype("float32"))
         return ops.reshape(ops.take(table, t, axis=0), (-1,) + (1,) * (len(x.shape) - 1))
-
-    def _warn_if_signal_remains(self):
-        remaining = self.alphas_cumprod[-1]
-        if remaining > LARGEST_FINAL_SIGNAL:
-            scale = 1000 / self.timesteps
-            warnings.warn(
-                f"This schedule keeps {remaining:.2g} of the signal's variance at its last step "
-                f"(timesteps={self.timesteps}), but sampling starts from pure noise. Use "
-                "schedule='cosine', or timesteps=1000, or a linear schedule with betas scaled to "
-                f"the number of steps: beta_start={1e-4 * scale:.2g}, "
-                f"beta_end={min(0.02 * scale, 0.999):.3g}.",
-                stacklevel=3,
-            )
 
     def get_config(self):
         config = {"prediction": self.prediction, "variance": self.variance}
@@ -309,16 +297,3 @@ class GaussianDiffusion:
     @classmethod
     def from_config(cls, config):
         return cls(**config)
-
-
-def _check_betas(betas):
-    if betas.ndim != 1 or betas.size < 1:
-        raise ValueError(f"betas must be a 1-D sequence of floats, got shape {betas.shape}.")
-    wrong = ~((betas > 0) & (betas < 1))  # catches NaN too
-    wrong[-1] = not 0 < betas[-1] <= 1
-    if wrong.any():
-        step = int(np.argmax(wrong))
-        raise ValueError(
-            f"betas[{step}] = {betas[step]} is not allowed: each beta must lie in (0, 1), only "
-            "the last may be 1."
-        )

@@ -3,7 +3,12 @@
 Everything here is float64 NumPy. A schedule is computed once, so precision is free.
 """
 
+import warnings
+
 import numpy as np
+
+# Above this share of signal variance in x_T, sampling from pure noise starts off the path.
+LARGEST_FINAL_SIGNAL = 0.005
 
 
 def linear_betas(timesteps, beta_start=1e-4, beta_end=0.02):
@@ -73,3 +78,32 @@ def without_terminal_signal(betas):
 
 
 SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
+
+
+def check_betas(betas):
+    """Refuses betas that are no variances."""
+    if betas.ndim != 1 or betas.size < 1:
+        raise ValueError(f"betas must be a 1-D sequence of floats, got shape {betas.shape}.")
+    wrong = ~((betas > 0) & (betas < 1))  # catches NaN too
+    wrong[-1] = not 0 < betas[-1] <= 1
+    if wrong.any():
+        step = int(np.argmax(wrong))
+        raise ValueError(
+            f"betas[{step}] = {betas[step]} is not allowed: each beta must lie in (0, 1), only "
+            "the last may be 1."
+        )
+
+
+def warn_if_signal_remains(alphas_cumprod):
+    """Warns of a schedule that stops before the image is gone: sampling would start elsewhere."""
+    remaining, timesteps = alphas_cumprod[-1], len(alphas_cumprod)
+    if remaining > LARGEST_FINAL_SIGNAL:
+        scale = 1000 / timesteps
+        warnings.warn(
+            f"This schedule keeps {remaining:.2g} of the signal's variance at its last step "
+            f"(timesteps={timesteps}), but sampling starts from pure noise. Use "
+            "schedule='cosine', or timesteps=1000, or a linear schedule with betas scaled to "
+            f"the number of steps: beta_start={1e-4 * scale:.2g}, "
+            f"beta_end={min(0.02 * scale, 0.999):.3g}.",
+            stacklevel=3,
+        )

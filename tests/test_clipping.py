@@ -42,3 +42,12 @@ def test_sampling_uses_it():
 def test_anything_else_is_refused(value):
     with pytest.raises(ValueError, match="clip_denoised=.* must be True, False, or a percentile"):
         check_clip_denoised(value)
+
+
+def test_a_numpy_bool_is_a_bool():
+    np.testing.assert_array_equal(to_numpy(clip_start(IMAGES, np.True_)), np.clip(IMAGES, -1, 1))
+
+
+def test_the_formula_itself_refuses_what_is_no_choice():
+    with pytest.raises(ValueError, match="clip_denoised=1.5 must be True, False"):
+        clip_start(IMAGES, 1.5)

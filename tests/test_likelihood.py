@@ -15,8 +15,8 @@ from keras_ddpm.metrics.likelihood import (
     bits_per_dim,
     discretized_log_likelihood,
     gaussian_divergence,
-    plot_bits_per_dim,
 )
+from keras_ddpm.plotting import plot_bits_per_dim
 
 PREDICTIONS = ["noise", "start", "velocity"]
 VARIANCES = ["posterior", "beta"]

@@ -10,7 +10,7 @@ from keras_ddpm.metrics.frechet import (
 from keras_ddpm.metrics.inception import InceptionFeatures
 from keras_ddpm.metrics.kernel import kernel_distance
 from keras_ddpm.metrics.lenet import LeNetFeatures
-from keras_ddpm.metrics.likelihood import BitsPerDim, bits_per_dim, plot_bits_per_dim
+from keras_ddpm.metrics.likelihood import BitsPerDim, bits_per_dim
 from keras_ddpm.metrics.nearest import (
     Memorisation,
     memorised_share,
@@ -37,7 +37,6 @@ __all__ = [
     "moments",
     "nearest_grid",
     "nearest_neighbours",
-    "plot_bits_per_dim",
     "sliced_wasserstein",
     "statistics_of",
 ]

@@ -15,7 +15,6 @@ from keras import ops
 
 from keras_ddpm.backend import compile_function
 from keras_ddpm.clipping import check_clip_denoised
-from keras_ddpm.files import written_aside
 from keras_ddpm.generation import Generation
 from keras_ddpm.validation import check_positive_int
 
@@ -201,36 +200,6 @@ def discretized_log_likelihood(x, mean, log_variance):
     beyond = ops.where(ops.logical_or(is_smallest, is_largest), 0.0, beyond)
     probability = _upper_tail((centre - HALF_BIN) * scale) - beyond
     return ops.log(ops.maximum(probability, SMALLEST_PROBABILITY))
-
-
-def plot_bits_per_dim(result, path):
-    """Draws the term of every timestep, with two standard errors to either side.
-
-    Args:
-        result: a `BitsPerDim`.
-        path: the picture to write, whose folder must exist. A file of this name is replaced.
-
-    Example:
-
-    >>> plot_bits_per_dim(bits_per_dim(model, images, timesteps=50), "bits.png")
-    """
-    from matplotlib.figure import Figure  # not pyplot: no window, no global state
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    number = result.timesteps + 1  # a logarithmic axis has no 0
-    margin = 2 * np.nan_to_num(result.by_timestep_error)
-    axes.plot(number, result.by_timestep, marker="." if len(number) < 60 else None)
-    axes.fill_between(number, result.by_timestep - margin, result.by_timestep + margin, alpha=0.3)
-    axes.set(
-        xscale="log",
-        xlabel="timestep + 1",
-        ylabel="bits per dimension",
-        title=f"{result.total:.3f} bits per dimension in all, {result.prior:.2g} of them L_T",
-    )
-    axes.grid(alpha=0.3)
-    with written_aside(path) as partial:
-        figure.savefig(partial, dpi=120)
 
 
 def _upper_tail(z):
