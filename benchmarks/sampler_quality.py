@@ -1,8 +1,8 @@
 """How close are samples to the data, for each sampler, spacing and number of steps?
 
-    python benchmarks/sampler_quality.py runs/embedded16/final.keras --part headline
+    python benchmarks/sampler_quality.py drawn_flowers_16 --part headline
 
-The model must have been trained on the embedded set with labels. Two questions are answered:
+The model, a preset or a `.keras` file, must have been trained on the embedded set with labels. Two questions are answered:
 
 Closeness. The Fréchet distance of the samples, labels balanced over the classes and guidance 1, to
 20 000 fresh drawings, in the features of `flower_features.py` and in thousandths of their total
@@ -195,7 +195,7 @@ def parse_args():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("model", help="a .keras file that DiffusionModel.save wrote")
+    add("model", help="a .keras file, or a preset: its name or its folder")
     add("--output", default="runs/sampler_quality", help="folder (default: %(default)s)")
     add(
         "--part",
@@ -235,7 +235,7 @@ def check(args):
     """The model and the output folder, if all arguments make sense."""
     from quality_report import GROUPS
 
-    from keras_ddpm.checkpoints import load_diffusion_model
+    from keras_ddpm.checkpoints import open_model
     from keras_ddpm.data.drawn_flowers import LABEL_NAMES, SMALLEST_SIZE
     from keras_ddpm.files import make_writable
     from keras_ddpm.validation import check_positive_int
@@ -249,7 +249,7 @@ def check(args):
                 f"--{name} {getattr(args, name)} must be a multiple of --chunk_size "
                 f"{args.chunk_size}."
             )
-    model = load_diffusion_model(args.model)
+    model = open_model(args.model)
     shape, classes = model.sample_shape, model.num_classes
     if len(shape) != 3 or shape[2] != 3 or min(shape) < 3 or min(shape[:2]) < SMALLEST_SIZE:
         raise ValueError(f"{args.model!r} generates {shape}, no RGB images of the embedded set.")
@@ -259,6 +259,13 @@ def check(args):
             f"{len(LABEL_NAMES)}."
         )
     return model, make_writable(args.output)
+
+
+def file_of(source):
+    """The file that a model's weights were read from."""
+    from keras_ddpm.presets import WEIGHTS, find_preset
+
+    return Path(source) if Path(source).is_file() else find_preset(source) / WEIGHTS
 
 
 def measure(args, model, output):
@@ -274,7 +281,7 @@ def measure(args, model, output):
                 wanted[row] = max(counts[part], wanted.get(row, 0))
     wanted = dict(sorted(wanted.items(), key=lambda item: item[0].evaluations * item[1]))
 
-    checksum = zlib.crc32(Path(args.model).read_bytes())
+    checksum = zlib.crc32(file_of(args.model).read_bytes())
     samples = Samples(output / f"samples_{checksum:08x}", args.chunk_size)
     samples.make(model, wanted)
     with samples.claim("report") as mine:

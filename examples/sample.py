@@ -2,6 +2,8 @@
 
     python examples/sample.py runs/embedded/final.keras --num_images 16 --output samples
 
+The model is a .keras file, or a preset: a name such as drawn_flowers_16, or a folder.
+
 Writes image_0000.png and so on, grid.png, process.gif: on the left the noisy images x_t, on the
 right what the network takes them for, and filmstrip.png: the same for a few images, as a strip.
 The environment variable KERAS_BACKEND chooses between tensorflow, jax and torch; a model trained
@@ -21,7 +23,7 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="a .keras file that DiffusionModel.save wrote")
+    parser.add_argument("model", help="a .keras file, or a preset: its name or its folder")
     parser.add_argument("--num_images", type=int, default=16, help="how many (default: 16)")
     parser.add_argument("--output", default="samples", help="folder (default: samples)")
     parser.add_argument("--sampler", default="ddim", help="its name (default: ddim)")
@@ -56,14 +58,14 @@ def draw(args):
     """The images, and the reverse process of the first few."""
     import numpy as np
 
-    from keras_ddpm.checkpoints import load_diffusion_model
+    from keras_ddpm.checkpoints import open_model
     from keras_ddpm.files import make_writable
     from keras_ddpm.validation import check_positive_int
 
     check_positive_int("--num_images", args.num_images)
     check_positive_int("--seed", args.seed, minimum=0)
     make_writable(args.output)
-    model = load_diffusion_model(args.model)
+    model = open_model(args.model)
     if not model.is_image:
         raise ValueError(f"{args.model!r} generates points, not images.")
 

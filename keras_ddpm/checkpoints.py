@@ -84,3 +84,25 @@ def load_diffusion_model(path):
             "`DiffusionModel.save` wrote."
         )
     return keras.saving.load_model(path)
+
+
+def open_model(source):
+    """Reads a model from whatever it was saved as.
+
+    Args:
+        source: a `.keras` file, or a preset: its name or its folder.
+
+    Returns:
+        A `DiffusionModel`.
+
+    Raises:
+        FileNotFoundError: if there is none of these.
+        ValueError: if it is damaged, or holds something else.
+
+    Example:
+
+    >>> model = open_model("drawn_flowers_16")
+    """
+    if str(source).endswith(".keras") or Path(source).is_file():
+        return load_diffusion_model(source)
+    return DiffusionModel.from_preset(source)
