@@ -89,12 +89,13 @@ def read_back(images, labels):
     return {name: float(hits.mean()) for name, hits in right.items()}
 
 
-def class_shares(images, drawings):
-    """Are the classes, as read, as frequent among samples as among drawings?"""
-    counts = [
-        np.bincount(describe_flowers(x)[0] + 1, minlength=len(LABEL_NAMES) + 1)
-        for x in (images, drawings)
-    ]
+def class_shares(labels, drawn):
+    """Are the classes as frequent among samples as among drawings?
+
+    Args:
+        labels, drawn: ints `(n,)`, what a judge takes samples and drawings for; -1 is no flower.
+    """
+    counts = [np.bincount(x + 1, minlength=len(LABEL_NAMES) + 1) for x in (labels, drawn)]
     a, b = (count[(counts[0] + counts[1]) > 0] for count in counts)  # the first is "no flower"
     n, m = a.sum(), b.sum()
     chi_square = np.sum((np.sqrt(m / n) * a - np.sqrt(n / m) * b) ** 2 / (a + b))
@@ -108,6 +109,7 @@ def class_shares(images, drawings):
         "largest_deviation_error": float(np.sqrt(variance)),
         "largest_deviation_class": LABEL_NAMES[worst],
         "shares": dict(zip(LABEL_NAMES, shares.tolist())),
+        "of_petals": dict(zip(PETALS, shares.reshape(-1, len(PETALS)).sum(axis=0).tolist())),
         "no_flower": float(counts[0][0] / n),
     }
 
@@ -153,7 +155,9 @@ def measure_row(features, distance, row, loaded, drawings, output):
             "classified_as_asked": classified,
             "read_as_asked": read_back(images, labels),
         }
-    return result | {"classes": class_shares(images, drawings)}
+    judges = {"classifier": features.classify, "reader": lambda x: describe_flowers(x)[0]}
+    shares = {name: class_shares(judge(images), judge(drawings)) for name, judge in judges.items()}
+    return result | {"classes": shares}
 
 
 def calibrate(distance, num_images, size):
@@ -185,15 +189,15 @@ def markdown(results):
         if rows := results[part]:
             lines += ["", f"{part.capitalize()}, n = {rows[0]['num_images']}", "", *table(rows)]
     for row in results["guidance"]:
-        if "classes" in row:
-            classes = row["classes"]
+        for judge, classes in row.get("classes", {}).items():
+            petals = ", ".join(f"{n}: {share:.1%}" for n, share in classes["of_petals"].items())
             lines += [
                 "",
-                f"Without labels: χ² = {classes['chi_square']:.1f} with "
-                f"{classes['degrees_of_freedom']} degrees of freedom against the drawings; largest "
-                f"deviation {classes['largest_deviation']:+.2%} ± "
+                f"{label(row)} without labels, by the {judge}: χ² = {classes['chi_square']:.1f} "
+                f"with {classes['degrees_of_freedom']} degrees of freedom against the drawings; "
+                f"largest deviation {classes['largest_deviation']:+.2%} ± "
                 f"{classes['largest_deviation_error']:.2%} ({classes['largest_deviation_class']}); "
-                f"no flower: {classes['no_flower']:.2%}.",
+                f"petals {petals}; no flower: {classes['no_flower']:.2%}.",
             ]
     return "\n".join(lines) + "\n"
 

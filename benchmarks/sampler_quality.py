@@ -2,7 +2,8 @@
 
     python benchmarks/sampler_quality.py drawn_flowers_16 --part headline
 
-The model, a preset or a `.keras` file, must have been trained on the embedded set with labels. Two questions are answered:
+The model, a preset or a `.keras` file, must have been trained on the embedded set with labels. Two
+questions are answered:
 
 Closeness. The Fréchet distance of the samples, labels balanced over the classes and guidance 1, to
 20 000 fresh drawings, in the features of `flower_features.py` and in thousandths of their total
@@ -10,9 +11,9 @@ variance. It is biased upward by about 1 / n, so only rows of one n compare, and
 take the place of the samples: their distance is the floor.
 
 Obedience. The share of samples that are of the class that was asked for, at guidance scales 1, 2
-and 4, by two judges: that classifier, which must decide for one of the 24 classes, and
-`describe_flowers`, which also rejects what is no class, such as seven petals. And whether samples
-without labels have each class as often as the data.
+and 4, with a deterministic and a random sampler, by two judges: that classifier, which must decide
+for one of the 24 classes, and `describe_flowers`, which also rejects what is no class, such as
+seven petals. And whether samples without labels have each class as often as the data.
 
 Samples are made in chunks, each from its own seed, and kept in the output folder, so the command
 goes on where it was stopped, and several processes may share the folder. A chunk's name states how
@@ -72,8 +73,11 @@ def plan_rows(timesteps):
         "headline": [row(*one) for one in headline],
         "curve": [row(*one) for one in product(SAMPLERS, CURVE_STEPS, SPACINGS)]
         + [row("ddim", steps, eta=1.0) for steps in CURVE_STEPS],
-        "guidance": [row("dpm_solver++", 20, guidance=scale) for scale in GUIDANCE_SCALES]
-        + [row("dpm_solver++", 20, labelled=False)],
+        "guidance": [
+            row(sampler, steps, eta=eta, **options)
+            for sampler, steps, eta in (("dpm_solver++", 20, 0.0), ("ddim", 50, 1.0))
+            for options in [*({"guidance": s} for s in GUIDANCE_SCALES), {"labelled": False}]
+        ],
     }
     return {part: list(dict.fromkeys(of_part)) for part, of_part in rows.items()}
 
@@ -203,8 +207,8 @@ def parse_args():
         default="headline",
         help="what to draw samples for; report: draw none (default: %(default)s)",
     )
-    add("--num_images", type=int, default=10000, help="samples of a row (default: %(default)s)")
-    add("--num_curve", type=int, default=2000, help="of one in the curve (default: %(default)s)")
+    add("--num_images", type=int, default=10000, help="of a headline row (default: %(default)s)")
+    add("--num_curve", type=int, default=2000, help="of any other row (default: %(default)s)")
     add("--chunk_size", type=int, default=500, help="samples of a file (default: %(default)s)")
     add("--num_drawings", type=int, default=20000, help="of the reference and of training features")
     add("--threads", type=_positive, help="of TensorFlow and PyTorch (default: theirs)")
@@ -273,7 +277,7 @@ def measure(args, model, output):
     from quality_report import report
 
     parts = plan_rows(model.diffusion.timesteps)
-    counts = {part: args.num_curve if part == "curve" else args.num_images for part in PARTS}
+    counts = {part: args.num_curve for part in PARTS} | {"headline": args.num_images}
     wanted = {}
     for part in PARTS:
         if args.part in (part, "all"):

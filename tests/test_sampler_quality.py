@@ -20,7 +20,7 @@ TINY = ["--num_images", "40", "--num_curve", "40", "--chunk_size", "20", "--num_
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """An untrained model, and one of another data set."""
+    """An untrained model as a preset, and as a file another one, of another data set."""
     folder = tmp_path_factory.mktemp("models")
     for name, classes in (("flowers", 24), ("others", 10)):
         diffusion = GaussianDiffusion(5, "cosine", prediction="velocity")
@@ -28,7 +28,8 @@ def model(tmp_path_factory):
         model = DiffusionModel(network, diffusion, seed=0)
         model.compile()
         model.save(folder / f"{name}.keras")
-    return folder / "flowers.keras"
+        model.save_to_preset(folder / name)
+    return folder / "flowers"
 
 
 def start(model, output, *options):
@@ -78,7 +79,7 @@ def test_killed_resumed_and_repaired(tmp_path, model):
         "heun",
     ]
     assert [row["evaluations"] for row in results["headline"]] == [5, 5, 5, 9]
-    assert [row["guidance"] for row in results["guidance"]] == [1, 2, 4, 1]
+    assert [row["guidance"] for row in results["guidance"]] == 2 * [1, 2, 4, 1]
     assert len(results["curve"]) == 4 * 5 + 1
     names = {path.parent.name for path in tmp_path.glob("samples_*/*/[0-9]*.npz")}
     assert {path.stem for path in (tmp_path / "grids").glob("*.png")} == {*names, "drawings"}
@@ -136,7 +137,7 @@ def test_wrong_arguments(tmp_path, monkeypatch, capsys, model, name, options, me
     import sampler_quality
 
     output = tmp_path / "out"
-    path = model.with_stem(name)
+    path = model.with_name(f"{name}.keras")
     monkeypatch.setattr(sys, "argv", ["", str(path), "--output", str(output), *TINY, *options])
     with pytest.raises(SystemExit) as exit:
         sampler_quality.main()
@@ -167,15 +168,18 @@ def test_class_shares(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from quality_report import class_shares, read_back
 
-    from keras_ddpm.data import draw_flowers
+    from keras_ddpm.data import describe_flowers, draw_flowers
 
     (drawings, labels), (fresh, _) = (draw_flowers(480, image_size=16, seed=s) for s in (1, 2))
     assert read_back(drawings, labels)["label"] > 0.95
     assert read_back(drawings, (labels + 4) % 24)["colour"] == 0
-    agreeing = class_shares(fresh, drawings)
+    read, read_fresh = (describe_flowers(x)[0] for x in (drawings, fresh))
+    agreeing = class_shares(read_fresh, read)
     assert agreeing["chi_square"] < agreeing["degrees_of_freedom"]  # balanced: no chance in it
     red = draw_flowers(120, image_size=16, labels=np.zeros(120, int))[0]
-    skewed = class_shares(np.concatenate([fresh, red]), drawings)
+    skewed = class_shares(np.append(read_fresh, describe_flowers(red)[0]), read)
     assert skewed["chi_square"] > 60
+    assert sum(skewed["of_petals"].values()) == pytest.approx(1 - skewed["no_flower"])
+    assert skewed["of_petals"][4] == pytest.approx(240 / 600, abs=0.02)
     assert skewed["largest_deviation_class"] == "red 4-petalled"
     assert skewed["largest_deviation"] == pytest.approx(140 / 600 - 20 / 480, abs=0.01)
