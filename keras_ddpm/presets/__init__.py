@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from keras import ops
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from keras_ddpm.files import make_writable, written_aside
 from keras_ddpm.validation import check_choice, nearest
@@ -80,11 +80,11 @@ def write_preset(model, folder, description="", dtype="float16"):
         raise ValueError(f"some weights are not finite in {dtype}.")
     weights[_DATA_MEAN] = ops.convert_to_numpy(model.data_mean)
     with written_aside(folder / WEIGHTS) as partial:
-        save_file(weights, partial)
+        partial.write_bytes(save(weights))
     with written_aside(folder / CARD) as partial:
         partial.write_text(_card(model, folder.resolve().name, description, dtype))
     with written_aside(folder / CONFIG) as partial:  # last: it says the preset is whole
-        partial.write_text(json.dumps(model.get_config(), indent=1) + "\n")
+        partial.write_text(json.dumps(model.get_config()) + "\n")
     return folder
 
 
