@@ -19,8 +19,6 @@ class Heun(Sampler):
             path. `inf` never holds back, which is the algorithm as published.
     """
 
-    spacing = "trailing"  # never asks for the noise where next to none is left
-
     def __init__(self, largest_growth=4.0):
         if not largest_growth > 1:
             raise ValueError(f"largest_growth must be more than 1, got {largest_growth}.")
