@@ -19,8 +19,9 @@ from keras_ddpm.files import make_writable, written_aside
 EMBEDDED = Path(__file__).parent / "configs" / "embedded.yaml"
 
 
-def main():
-    config = parse_config(sys.argv[1:], default_config=EMBEDDED, description=__doc__)
+def main(default_config=EMBEDDED, description=__doc__):
+    """Trains as the command line says, or goes on; returns the run's configuration."""
+    config = parse_config(sys.argv[1:], default_config=default_config, description=description)
     try:
         run = prepare(config)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -28,9 +29,10 @@ def main():
         sys.exit(2)
     if run is None:
         print(f"{config.run} is finished: {config.training.epochs} epochs are done.")
-        return
+        return config
     train(config, *run)
     finish(config, run[0])
+    return config
 
 
 def prepare(config):

@@ -157,7 +157,8 @@ def test_default_is_the_embedded_set(monkeypatch, capsys):
 
 @pytest.mark.once
 def test_help_names_the_backends(monkeypatch, capsys):
-    for script in ("flowers.py", "sample.py"):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    for script in ("flowers.py", "mnist.py", "sample.py", "evaluate.py"):
         with pytest.raises(SystemExit) as stop:
             run_here(monkeypatch, script, "--help")
         assert stop.value.code == 0
@@ -169,6 +170,27 @@ def test_run_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     message = error_of(capsys, train, monkeypatch, tmp_path / "file" / "run")
     assert "cannot write to" in message and "Choose another folder" in message
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("use_labels, rows", [("true", 4), ("false", 1)])
+def test_digits(tmp_path, monkeypatch, use_labels, rows):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (20, 28, 28), "uint8"), np.arange(20, dtype="uint8") % 10
+    np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x[:10], y_test=y[:10])
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    options = {key: value for key, value in TINY.items() if not key.startswith("data")}
+    options |= {"run": "run", "data.data_dir": tmp_path, "data.use_labels": use_labels}
+    options |= {"training.learning_rate_decay": "constant", "training.epochs": 1}
+    if use_labels == "false":
+        options["sampling.guidance_scale"] = 1
+    arguments = [text for key, value in options.items() for text in (f"--{key}", value)]
+    run_here(monkeypatch, "mnist.py", *arguments)
+    with Image.open("run/digits.png") as picture:  # a row without labels, and one a scale
+        assert picture.size == (2 * (10 * 30 + 2), 2 * (rows * 30 + 2)) and picture.mode == "L"
+    saved = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert saved["data"]["name"] == "mnist" and saved["training"]["batch_size"] == 8
+    assert "val_loss" in Path("run/log.csv").read_text()
 
 
 @pytest.fixture(scope="module")
