@@ -149,9 +149,9 @@ def build_model(config, train_set):
 
 
 def copy_weights(path, network):
-    from keras_ddpm.checkpoints import load_diffusion_model
+    from keras_ddpm.checkpoints import open_model
 
-    source = load_diffusion_model(path).ema_network
+    source = open_model(path).ema_network
     shapes, wanted = ([w.shape for w in n.weights] for n in (source, network))
     if shapes != wanted:
         raise ValueError(

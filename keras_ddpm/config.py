@@ -154,8 +154,8 @@ class TrainingConfig:
         steps_per_execution: steps in one call of the compiled function.
         checkpoint_every: epochs from one checkpoint to the next.
         seed: of the initial weights, the noise and the order of the images.
-        init_from: a .keras file whose averaged weights to start from: fine-tuning. --init-from
-            is short for this.
+        init_from: a .keras file, or a preset, whose averaged weights to start from: fine-tuning.
+            --init-from is short for this.
     """
 
     epochs: int = 100

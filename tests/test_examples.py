@@ -108,16 +108,17 @@ def test_a_run_from_beginning_to_end(tmp_path, monkeypatch, capsys):
     assert "training.learning_rate: 0.0002 -> 0.001" in message
     assert "--training.init_from" in message
 
-    # Fine-tuning begins with the averaged weights of a finished run.
+    # Fine-tuning begins with the averaged weights of a finished run, or of a preset.
     labelled["training__init_from"] = run / "final.keras"
     message = error_of(
         capsys, train, monkeypatch, tmp_path / "wide", network__widths="[16]", **labelled
     )
     assert "is not the configured one" in message
-    labelled["training__learning_rate"] = 1e-12  # stands still
+    source = keras.saving.load_model(run / "final.keras")
+    preset = source.save_to_preset(tmp_path / "preset", dtype="float32")
+    labelled |= {"training__init_from": preset, "training__learning_rate": 1e-12}  # stands still
     train(monkeypatch, tmp_path / "tuned", training__epochs=1, **labelled)
     tuned = keras.saving.load_model(tmp_path / "tuned" / "final.keras")
-    source = keras.saving.load_model(run / "final.keras")
     pairs = zip(tuned.network.get_weights(), source.ema_network.get_weights(), strict=True)
     for found, expected in pairs:
         np.testing.assert_allclose(found, expected, atol=1e-8)
