@@ -68,7 +68,8 @@ def plan_rows(timesteps):
         spacing = spacing or SAMPLERS[sampler].spacing
         return Row(sampler, min(steps, timesteps), spacing, **options)
 
-    headline = [("ddpm", 1000), ("dpm_solver++", 20), ("ddim", 20), ("ddim", 50), ("heun", 10)]
+    headline = [("ddpm", 1000), ("dpm_solver++", 20), ("dpm_solver++", 20, "logsnr")]
+    headline += [("ddim", 20), ("ddim", 50), ("heun", 10)]
     rows = {
         "headline": [row(*one) for one in headline],
         "curve": [row(*one) for one in product(SAMPLERS, CURVE_STEPS, SPACINGS)]

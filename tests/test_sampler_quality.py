@@ -75,10 +75,11 @@ def test_killed_resumed_and_repaired(tmp_path, model):
     assert [row["sampler"] for row in results["headline"]] == [
         "ddpm",
         "dpm_solver++",
+        "dpm_solver++",
         "ddim",
         "heun",
     ]
-    assert [row["evaluations"] for row in results["headline"]] == [5, 5, 5, 9]
+    assert [row["evaluations"] for row in results["headline"]] == [5, 5, 5, 5, 9]
     assert [row["guidance"] for row in results["guidance"]] == 2 * [1, 2, 4, 1]
     assert len(results["curve"]) == 4 * 5 + 1
     names = {path.parent.name for path in tmp_path.glob("samples_*/*/[0-9]*.npz")}
