@@ -228,7 +228,7 @@ def test_sample_takes_names_guidance_and_spacing(tmp_path, monkeypatch, trained)
     """The network's last layer is zero, so only the fresh noise of eta and the clipping show."""
     common = [trained, "--num_images", 2, "--steps", 3, "--guidance_scale", 2.0]
     for folder, labels in (("names", ["tulip", "rose"]), ("numbers", [1, 0])):
-        options = ["--output", tmp_path / folder, "--labels", *labels, "--spacing", "trailing"]
+        options = ["--output", tmp_path / folder, "--labels", *labels, "--spacing", "leading"]
         run_here(monkeypatch, "sample.py", *common, *options)
     names, numbers = ((tmp_path / f / "grid.png").read_bytes() for f in ("names", "numbers"))
     assert names == numbers
