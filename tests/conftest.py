@@ -25,9 +25,9 @@ def seeded():
     keras.utils.set_random_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def dtype_policy():
-    """A function that sets the global dtype policy until the test ends."""
+    """A function that sets the global dtype policy until the test ends, as examples also do."""
     before = keras.config.dtype_policy()
     yield keras.config.set_dtype_policy
     keras.config.set_dtype_policy(before)
