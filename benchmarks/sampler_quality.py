@@ -64,18 +64,19 @@ def plan_rows(timesteps):
     """The rows of each part, for a diffusion of so many timesteps."""
     from keras_ddpm.samplers import SAMPLERS, SPACINGS
 
-    def row(sampler, steps, spacing=None, **options):
+    def row(sampler, steps, spacing=None, eta=0.0, **options):
         spacing = spacing or SAMPLERS[sampler].spacing
-        return Row(sampler, min(steps, timesteps), spacing, **options)
+        return Row(sampler, min(steps, timesteps), spacing, eta, **options)
 
-    headline = [("ddpm", 1000), ("dpm_solver++", 20), ("dpm_solver++", 20, "logsnr")]
-    headline += [("ddim", 20), ("ddim", 50), ("heun", 10)]
+    headline = [("ddpm", 1000), ("ddim", 20), ("ddim", 50), ("heun", 10)]
+    headline += product(["dpm_solver++"], [20], ["trailing", "logsnr"], [0.0, 1.0])
+    random = [("ddim", "trailing"), ("dpm_solver++", "trailing"), ("dpm_solver++", "logsnr")]
     rows = {
         "headline": [row(*one) for one in headline],
         "curve": [row(*one) for one in product(SAMPLERS, CURVE_STEPS, SPACINGS)]
-        + [row("ddim", steps, eta=1.0) for steps in CURVE_STEPS],
+        + [row(one, steps, spacing, 1.0) for one, spacing in random for steps in CURVE_STEPS],
         "guidance": [
-            row(sampler, steps, eta=eta, **options)
+            row(sampler, steps, None, eta, **options)
             for sampler, steps, eta in (("dpm_solver++", 20, 0.0), ("ddim", 50, 1.0))
             for options in [*({"guidance": s} for s in GUIDANCE_SCALES), {"labelled": False}]
         ],

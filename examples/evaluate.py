@@ -53,7 +53,7 @@ def parse_args():
     add("--sampler", default="ddim", help="its name (default: %(default)s)")
     add("--steps", type=int, help="steps of the sampler (default: at most 50)")
     add("--spacing", help="which timesteps to visit (default: the sampler's)")
-    add("--eta", type=float, default=0.0, help="fresh noise in DDIM (default: 0)")
+    add("--eta", type=float, default=0.0, help="fresh noise, 0 to 1 (default: 0)")
     add("--labels", help="balanced: classes in turn, the default with classes; or none")
     add("--guidance_scale", type=float, default=1.0, help="push towards the labels (default: 1)")
     add("--seed", type=int, default=0, help="of all noise (default: 0)")

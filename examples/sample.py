@@ -29,7 +29,7 @@ def parse_args():
     parser.add_argument("--sampler", default="ddim", help="its name (default: ddim)")
     parser.add_argument("--steps", type=int, help="steps of the sampler (default: at most 50)")
     parser.add_argument("--spacing", help="which timesteps to visit (default: the sampler's)")
-    parser.add_argument("--eta", type=float, default=0.0, help="fresh noise in DDIM (default: 0)")
+    parser.add_argument("--eta", type=float, default=0.0, help="fresh noise, 0 to 1 (default: 0)")
     parser.add_argument(
         "--labels",
         type=lambda text: int(text) if text.isdecimal() else text,

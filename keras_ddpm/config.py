@@ -201,7 +201,7 @@ class SamplingConfig:
         num_images: images in a grid.
         every: epochs from one grid to the next.
         seed: of the noise, the same for each grid.
-        eta: fresh noise in DDIM: 0 is deterministic, 1 like DDPM.
+        eta: fresh noise in DDIM and DPM-Solver++: 0 is deterministic, 1 like DDPM.
         guidance_scale: how strongly the samples are pushed towards their class; 1 does not push.
     """
 

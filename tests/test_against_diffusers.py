@@ -187,25 +187,29 @@ def theirs_dpm_solver(d, timesteps, clip=False, x=None, **options):
         options |= clipping(0.5 if clip is True else clip)
         options["sample_max_value"] = 1.0 if clip is True else 1e9
         del options["clip_sample"]
-    options = {"solver_order": 2, "solver_type": "midpoint"} | options
+    default = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
     scheduler = scheduler_like(
         d,
         diffusers.DPMSolverMultistepScheduler,
-        algorithm_type="dpmsolver++",
         final_sigmas_type="zero",
         euler_at_final=False,
-        **options,
+        **default | options,
     )
     scheduler.set_timesteps(timesteps=[int(t) for t in timesteps])
     exact = (1 / scheduler.alphas_cumprod[scheduler.timesteps] - 1).sqrt()
     exact = torch.cat([exact, torch.zeros(1)])
     np.testing.assert_allclose(scheduler.sigmas, exact, rtol=1e-6)  # theirs are float32
     scheduler.sigmas = exact
-    xs, starts = [torch.tensor(draws(len(timesteps))[0]).double() if x is None else x], []
-    for t in scheduler.timesteps:
-        xs.append(scheduler.step(exact_output(d, xs[-1], t), t, xs[-1], return_dict=False)[0])
+    noise = torch.tensor(draws(len(timesteps))).double()
+    xs, starts = [noise[0] if x is None else x], []
+    for z, t in zip(noise[1:], scheduler.timesteps):
+        output, options = exact_output(d, xs[-1], t), {"variance_noise": z, "return_dict": False}
+        xs.append(scheduler.step(output, t, xs[-1], **options)[0])
         starts.append(scheduler.model_outputs[-1])
     return torch.stack(xs).numpy(), torch.stack(starts).numpy()
+
+
+theirs_sde_dpm_solver = functools.partial(theirs_dpm_solver, algorithm_type="sde-dpmsolver++")
 
 
 def theirs_heun(d, timesteps, clip=False):
@@ -240,6 +244,7 @@ SAMPLERS = {
     "ddim 0.5": (DDIM(0.5), functools.partial(theirs_ddim, eta=0.5)),
     "ddim 1": (DDIM(1.0), functools.partial(theirs_ddim, eta=1.0)),
     "dpm_solver++": (DPMSolverPlusPlus(), theirs_dpm_solver),
+    "dpm_solver++ 1": (DPMSolverPlusPlus(1.0), theirs_sde_dpm_solver),
     "heun": (Heun(largest_growth=np.inf), theirs_heun),
 }
 
@@ -485,6 +490,7 @@ def small_mistakes():
     shifted = np.append(way[:-1] - 1, 0)
     heun = functools.partial(theirs_dpm_solver, solver_type="heun")
     first_order = functools.partial(theirs_dpm_solver, solver_order=1)
+    sde_heun = functools.partial(theirs_sde_dpm_solver, solver_type="heun")
     return {
         "the other variance": (ours(small, DDPM(), way), theirs_ddpm(large, way)),
         "eta 0.55": (ours(small, DDIM(0.5), way), theirs_ddim(small, way, eta=0.55)),
@@ -492,6 +498,10 @@ def small_mistakes():
         "one timestep earlier": (ours(small, DDIM(), way), theirs_ddim(small, shifted)),
         "another multistep": (ours(small, DPMSolverPlusPlus(), way), heun(small, way)),
         "first order": (ours(small, DPMSolverPlusPlus(), way), first_order(small, way)),
+        "another random multistep": (
+            ours(small, DPMSolverPlusPlus(1.0), way),
+            sde_heun(small, way),
+        ),
         "Euler": (ours(small, Heun(), way), theirs_ddim(small, way)),
         "percentile": (ours(small, DDIM(), way, 0.9), theirs_ddim(small, way, 0.92)),
     }

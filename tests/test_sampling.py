@@ -32,7 +32,14 @@ def class_model():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"sampler": "ddpm"}, {"eta": 0.5}, {"sampler": "dpm_solver++"}, {"sampler": "heun"}],
+    [
+        {},
+        {"sampler": "ddpm"},
+        {"eta": 0.5},
+        {"sampler": "dpm_solver++"},
+        {"sampler": "heun"},
+        {"sampler": "dpm_solver++", "eta": 1.0},
+    ],
 )
 def test_the_same_seed_gives_the_same_images_and_another_seed_others(model, options):
     first, again, other = (model.generate(2, steps=3, seed=s, **options) for s in (7, 7, 8))

@@ -120,7 +120,17 @@ def test_explicit_timesteps_override_steps_and_spacing():
         ({"eta": -0.5}, ValueError, "eta must be at least 0 .*got -0.5"),
         ({"eta": float("nan")}, ValueError, "eta must be at least 0 .*got nan"),
         ({"eta": 3.0}, ValueError, "eta=3.0 adds more noise than a step may hold; try eta <= 1"),
-        ({"sampler": "ddpm", "eta": 0.5}, ValueError, "eta=0.5 belongs to sampler='ddim'"),
+        ({"sampler": "dpm_solver++", "eta": -0.5}, ValueError, "eta must be at least 0 .*got -0.5"),
+        (
+            {"sampler": "dpm_solver++", "eta": 3.0},
+            ValueError,
+            "eta=3.0 adds more noise than a step",
+        ),
+        (
+            {"sampler": "ddpm", "eta": 0.5},
+            ValueError,
+            "eta=0.5 belongs to sampler='ddim' or 'dpm_solver",
+        ),
     ],
 )
 def test_wrong_sampling_arguments_are_named_with_what_would_work(kwargs, error, message):

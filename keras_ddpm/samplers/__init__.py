@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 SAMPLERS = {"ddpm": DDPM, "ddim": DDIM, "dpm_solver++": DPMSolverPlusPlus, "heun": Heun}
+WITH_ETA = ("ddim", "dpm_solver++")  # that may add fresh noise, or none
 
 
 def sample(
@@ -64,7 +65,7 @@ def sample(
         timesteps: optional descending ints, which override `steps` and `spacing`. After the
             last one comes the clean data.
         spacing: which timesteps `steps` picks, one of `SPACINGS`; None is the sampler's own.
-        eta: float >= 0, fresh noise in DDIM: 0 is deterministic, 1 like DDPM.
+        eta: float >= 0, fresh noise in DDIM and DPM-Solver++: 0 is deterministic, 1 like DDPM.
         clip_denoised: whether to clip each x̂₀ to [-1, 1]; a float in (0, 1), such as 0.995, is
             dynamic thresholding at that percentile, see `clip_start`. Points have no such range.
         seed: int, for the noise that the steps add.
@@ -99,8 +100,9 @@ def make_sampler(sampler, eta=0.0):
     if isinstance(sampler, Sampler):
         return sampler
     check_choice("sampler", sampler, SAMPLERS)
-    if sampler != "ddim" and eta != 0:
-        raise ValueError(f"eta={eta} belongs to sampler='ddim', not to sampler={sampler!r}.")
+    if sampler not in WITH_ETA and eta != 0:
+        choices = " or ".join(map(repr, WITH_ETA))
+        raise ValueError(f"eta={eta} belongs to sampler={choices}, not to sampler={sampler!r}.")
     return _named_sampler(sampler, eta)
 
 
@@ -117,7 +119,7 @@ def plan_timesteps(diffusion, sampler, steps=None, timesteps=None, spacing=None)
 
 @functools.lru_cache(maxsize=32)
 def _named_sampler(name, eta):
-    return DDIM(eta) if name == "ddim" else SAMPLERS[name]()
+    return SAMPLERS[name](eta) if name in WITH_ETA else SAMPLERS[name]()
 
 
 @functools.lru_cache(maxsize=8)  # keeps the programs of the denoisers used last

@@ -67,3 +67,23 @@ def signal_levels(diffusion, timesteps):
     """ᾱ at each timestep and at the one after it; after the last comes the image, ᾱ = 1."""
     here = diffusion.alphas_cumprod[timesteps]
     return here, np.append(here[1:], 1.0)
+
+
+def check_eta(eta):
+    """The share of fresh noise, if it is one."""
+    if not eta >= 0:
+        raise ValueError(f"eta must be at least 0 (0: deterministic, 1: like DDPM), got {eta}.")
+    return eta
+
+
+def noise_levels(signal, next_signal, eta):
+    """How much of the next x is noise that the step adds, and how much the noise it has.
+
+    Together they are what x holds there: σ² + kept² = 1 − ᾱ_s. Song et al. (2021), "Denoising
+    Diffusion Implicit Models", eq. 16: σ = η √((1 − ᾱ_s)/(1 − ᾱ_t)) √(1 − ᾱ_t/ᾱ_s).
+    """
+    sigma = eta * np.sqrt((1 - next_signal) / (1 - signal) * (1 - signal / next_signal))
+    left = 1 - next_signal - sigma**2
+    if (left < -1e-12).any():
+        raise ValueError(f"eta={eta} adds more noise than a step may hold; try eta <= 1.")
+    return sigma, np.sqrt(np.maximum(left, 0))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_ddpm.samplers.base import Sampler, signal_levels
+from keras_ddpm.samplers.base import Sampler, check_eta, noise_levels, signal_levels
 
 
 class DDIM(Sampler):
@@ -13,24 +13,14 @@ class DDIM(Sampler):
     """
 
     def __init__(self, eta=0.0):
-        if not eta >= 0:
-            raise ValueError(f"eta must be at least 0 (0: deterministic, 1: like DDPM), got {eta}.")
-        self.eta = eta
+        self.eta = check_eta(eta)
         self.is_stochastic = eta > 0
 
     def coefficients(self, diffusion, timesteps):
         signal, next_signal = signal_levels(diffusion, timesteps)
-        # eq. 16: σ = η √((1 − ᾱ_s)/(1 − ᾱ_t)) √(1 − ᾱ_t/ᾱ_s)
-        sigma = self.eta * np.sqrt((1 - next_signal) / (1 - signal) * (1 - signal / next_signal))
+        sigma, kept = noise_levels(signal, next_signal, self.eta)
         # eq. 12: x_s = √ᾱ_s x̂₀ + √(1 − ᾱ_s − σ²) ϵ̂ + σ z
-        left = 1 - next_signal - sigma**2
-        if (left < -1e-12).any():
-            raise ValueError(f"eta={self.eta} adds more noise than a step may hold; try eta <= 1.")
-        return {
-            "start": np.sqrt(next_signal),
-            "direction": np.sqrt(np.maximum(left, 0)),
-            "noise": sigma,
-        }
+        return {"start": np.sqrt(next_signal), "direction": kept, "noise": sigma}
 
     def step(self, denoise, x_t, c, now):
         x_start, predicted_noise = denoise(x_t, now.t)

@@ -1,8 +1,8 @@
-"""DPM-Solver++ 2M: Lu et al. (2022), "DPM-Solver++", algorithm 2."""
+"""DPM-Solver++ 2M: Lu et al. (2022), "DPM-Solver++", algorithm 2, and its random form."""
 
 import numpy as np
 
-from keras_ddpm.samplers.base import Sampler, signal_levels
+from keras_ddpm.samplers.base import Sampler, check_eta, noise_levels, signal_levels
 
 
 class DPMSolverPlusPlus(Sampler):
@@ -10,7 +10,17 @@ class DPMSolverPlusPlus(Sampler):
 
     It solves the same equation as DDIM at η = 0, exactly in its linear part, and follows x̂₀ along
     a straight line in λ = log(√ᾱ / √(1 − ᾱ)), half the log-SNR.
+
+    With η it adds as much fresh noise as DDIM does, which mends what the network gets wrong on the
+    way. At η = 1 it is SDE-DPM-Solver++ 2M, the paper's solver of the diffusion's own SDE.
+
+    Args:
+        eta: float >= 0, how much fresh noise a step adds: 0 none, 1 as much as DDPM.
     """
+
+    def __init__(self, eta=0.0):
+        self.eta = check_eta(eta)
+        self.is_stochastic = eta > 0
 
     def coefficients(self, diffusion, timesteps):
         signal, next_signal = signal_levels(diffusion, timesteps)
@@ -21,15 +31,17 @@ class DPMSolverPlusPlus(Sampler):
         # remembers nothing, and for the last, whose h is infinite.
         memory = np.zeros(len(timesteps))
         memory[1:-1] = h[1:] / (2 * h[:-1])
-        noise_ratio = np.sqrt((1 - next_signal) / (1 - signal))
-        return {
-            "x_t": noise_ratio,  # σ_s / σ_t
-            "start": np.sqrt(next_signal) - np.sqrt(signal) * noise_ratio,  # −α_s (e^{−h} − 1)
-            "memory": memory,
-        }
+        # With α = √ᾱ and σ = √(1 − ᾱ), these are
+        sigma, kept = noise_levels(signal, next_signal, self.eta)
+        from_x = kept / np.sqrt(1 - signal)  # η = 0: σ_s / σ_t,         η = 1: σ_s / σ_t e^{−h}
+        from_start = np.sqrt(next_signal) - np.sqrt(signal) * from_x  # α_s (1 − e^{−h}),  e^{−2h}
+        return {"x_t": from_x, "start": from_start, "memory": memory, "noise": sigma}
 
     def step(self, denoise, x_t, c, now):
         x_start, _ = denoise(x_t, now.t)
         # D = (1 + 1/(2r)) x̂₀ − 1/(2r) x̂₀_before: x̂₀ extrapolated to the middle of the step.
         middle = x_start + c["memory"] * (x_start - now.previous_start)
-        return c["x_t"] * x_t + c["start"] * middle, x_start
+        x_next = c["x_t"] * x_t + c["start"] * middle
+        if self.is_stochastic:
+            x_next += c["noise"] * now.noise
+        return x_next, x_start
