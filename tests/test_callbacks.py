@@ -90,7 +90,7 @@ def test_samples_go_through_the_classes():
 
 def test_samples_are_guided(tmp_path):
     model = tiny_model(num_classes=3)
-    options = {"steps": 2, "guidance_scale": 3.0, "spacing": "linspace"}
+    options = {"steps": 2, "guidance_scale": 3.0, "spacing": "linspace", "sampler": "heun"}
     samples = SampleImages(tmp_path, num_images=3, **options)
     labels = np.arange(3, dtype="int32")
     model.fit(tiny_images(count=3), labels, verbose=0, shuffle=False, callbacks=[samples])
@@ -100,6 +100,19 @@ def test_samples_are_guided(tmp_path):
     assert np.abs(found - expected[..., 0]).max() <= 1
     with pytest.raises(ValueError, match="guidance_scale=3.0 needs labels"):
         fit(tiny_model(), [SampleImages(guidance_scale=3.0)])
+
+
+def test_samples_are_drawn_in_batches(monkeypatch):
+    sizes = []
+    generate = DiffusionModel.generate
+
+    def watched(self, num_images, batch_size=None, **options):
+        sizes.append((num_images, batch_size))
+        return generate(self, num_images, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(DiffusionModel, "generate", watched)
+    fit(tiny_model(), [SampleImages(num_images=5, steps=1, batch_size=2)], epochs=1)
+    assert sizes == [(5, 2)]
 
 
 def test_samples_are_shown_in_a_notebook_only(monkeypatch):

@@ -308,6 +308,17 @@ def test_the_linear_mix_of_states_is_the_state_of_the_mixed_images(model):
     np.testing.assert_allclose(found[0], image_to_image(model, mixed, **options), atol=1e-4)
 
 
+def test_the_mix_that_was_asked_for_is_the_one_that_is_made(model):
+    first, second = pictures(), pictures(seed=1)
+    found = {
+        mix: interpolate(model, first, second, 0.5, strength=0, mix=mix)[0]
+        for mix in ("linear", "spherical")
+    }
+    both = as_float(first), as_float(second)
+    np.testing.assert_allclose(found["spherical"], mix_spherical(*both, 0.5), atol=1e-6)
+    assert np.abs(found["spherical"] - found["linear"]).max() > 0.01
+
+
 def test_without_strength_the_images_are_mixed(model):
     first, second = pictures(), pictures(seed=1)
     found = interpolate(model, first, second, 0.5, strength=0, mix="linear")

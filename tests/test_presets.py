@@ -130,6 +130,8 @@ def test_those_that_ship_draw_images(name):
 def test_an_unknown_name_lists_those_there_are():
     with pytest.raises(FileNotFoundError, match="there is no preset 'rosse'.*nor one of \\["):
         DiffusionModel.from_preset("rosse")
+    with pytest.raises(FileNotFoundError, match="did you mean 'drawn_flowers_16'"):
+        DiffusionModel.from_preset("drawn_flower_16")
 
 
 def test_missing_weights(preset):

@@ -72,16 +72,17 @@ def test_killed_resumed_and_repaired(tmp_path, model):
     assert first.stat().st_mtime_ns == made
     results = results_of(tmp_path)
     assert "| ddpm |" in stdout and "χ²" in stdout
-    assert [row["sampler"] for row in results["headline"]] == [
-        "ddpm",
-        "dpm_solver++",
-        "dpm_solver++",
-        "ddim",
-        "heun",
+    headline = results["headline"]
+    assert [row["sampler"] for row in headline] == ["ddpm", "ddim", "heun", *4 * ["dpm_solver++"]]
+    assert [row["evaluations"] for row in headline] == [5, 5, 9, 5, 5, 5, 5]
+    assert [(row["spacing"], row["eta"]) for row in headline[3:]] == [
+        ("trailing", 0),
+        ("trailing", 1),
+        ("logsnr", 0),
+        ("logsnr", 1),
     ]
-    assert [row["evaluations"] for row in results["headline"]] == [5, 5, 5, 5, 9]
     assert [row["guidance"] for row in results["guidance"]] == 2 * [1, 2, 4, 1]
-    assert len(results["curve"]) == 4 * 5 + 1
+    assert len(results["curve"]) == 4 * 5 + 3
     names = {path.parent.name for path in tmp_path.glob("samples_*/*/[0-9]*.npz")}
     assert {path.stem for path in (tmp_path / "grids").glob("*.png")} == {*names, "drawings"}
     assert (tmp_path / "quality.png").stat().st_size > 10_000
@@ -90,7 +91,7 @@ def test_killed_resumed_and_repaired(tmp_path, model):
     before = np.load(first)
     first.unlink()
     finish(start(model, tmp_path, "--part", "report"))
-    assert len(results_of(tmp_path)["curve"]) == 4 * 5
+    assert len(results_of(tmp_path)["curve"]) == 4 * 5 + 2
     finish(start(model, tmp_path, "--part", "all"))
     np.testing.assert_array_equal(np.load(first)["images"], before["images"])
     assert results_of(tmp_path) == results
