@@ -28,17 +28,19 @@ MODELS = {
         "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
     },
-    # google/ddpm-celebahq-256, -bedroom, -church, -cat, narrower and smaller
+    # google/ddpm-celebahq-256, -bedroom, -church, -cat, narrower, smaller and half as deep
     "celebahq": {
         **GOOGLE,
         "sample_size": 64,
+        "layers_per_block": 1,
         "block_out_channels": (32, 32, 64, 64, 96, 96),
         "down_block_types": (*4 * ("DownBlock2D",), "AttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "AttnUpBlock2D", *4 * ("UpBlock2D",)),
     },
-    # examples/unconditional_image_generation/train_unconditional.py, narrower and smaller
+    # diffusers' train_unconditional.py, narrower, smaller and half as deep
     "train_unconditional": {
         "sample_size": 64,
+        "layers_per_block": 1,
         "block_out_channels": (32, 32, 64, 64, 96, 96),
         "down_block_types": (*4 * ("DownBlock2D",), "AttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "AttnUpBlock2D", *4 * ("UpBlock2D",)),
