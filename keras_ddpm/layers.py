@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -11,29 +12,36 @@ class TimeEmbedding(keras.layers.Layer):
     """Sinusoidal embedding of the timestep: Vaswani et al. (2017), as Ho et al. (2020) use it.
 
     Input: int32 `(batch,)`. Output: float32 `(batch, dim)`, first the sines, then the cosines
-    of t · 10000^(−i / (dim/2 − 1)). Always float32: bfloat16 cannot count to 999.
+    of t · 10000^(−i / (dim/2 − shift)). Always float32: bfloat16 cannot count to 999.
 
     Args:
         dim: even int >= 4, the size of the embedding.
+        cosine_first: bool, whether the cosines come first.
+        freq_shift: 1, so that the last frequency is 1 / 10000 (Ho et al.), or 0.
     """
 
-    def __init__(self, dim, **kwargs):
+    def __init__(self, dim, cosine_first=False, freq_shift=1, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
         if dim < 4 or dim % 2:
             raise ValueError(f"dim must be an even number of at least 4, got {dim}.")
-        self.dim = dim
+        if freq_shift not in (0, 1):
+            raise ValueError(f"freq_shift must be 0 or 1, got {freq_shift!r}.")
+        self.dim, self.cosine_first, self.freq_shift = dim, cosine_first, freq_shift
 
     def call(self, t):
         half = self.dim // 2
-        frequencies = ops.exp(ops.arange(half, dtype="float32") * (-math.log(10000) / (half - 1)))
+        frequencies = 10000.0 ** (-np.arange(half) / (half - self.freq_shift))
+        frequencies = ops.convert_to_tensor(frequencies.astype("float32"))
         angles = ops.expand_dims(ops.cast(t, "float32"), -1) * frequencies
-        return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+        waves = [ops.sin(angles), ops.cos(angles)]
+        return ops.concatenate(waves[::-1] if self.cosine_first else waves, axis=-1)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape, self.dim)
 
     def get_config(self):
-        return {**super().get_config(), "dim": self.dim}
+        own = {"cosine_first": self.cosine_first, "freq_shift": self.freq_shift}
+        return {**super().get_config(), "dim": self.dim, **own}
 
 
 @keras.saving.register_keras_serializable("keras_ddpm")

@@ -11,7 +11,7 @@ from keras_ddpm.layers import (
     TimeEmbedding,
     variance_scaling,
 )
-from keras_ddpm.validation import check_fraction, check_positive_int
+from keras_ddpm.validation import check_choice, check_fraction, check_positive_int
 
 
 def build_unet(
@@ -26,6 +26,9 @@ def build_unet(
     head_dim=None,
     dropout=0.0,
     num_classes=None,
+    downsample_padding="end",
+    cosine_first=False,
+    freq_shift=1,
     name="unet",
 ):
     """Builds the network that looks at a noisy image and says what the noise is.
@@ -48,6 +51,10 @@ def build_unet(
         dropout: float in [0, 1), inside the residual blocks (the paper's CIFAR-10: 0.1).
         num_classes: optional int. Labels are 0 … num_classes − 1; the label `num_classes`
             means "no label".
+        downsample_padding: str, where a convolution that halves the size pads: `"end"`, below and
+            on the right (Ho et al.'s code), or `"both"`, a pixel on all sides (most of diffusers').
+        cosine_first: bool, whether the cosines of the time embedding come before the sines.
+        freq_shift: int, see `TimeEmbedding`.
         name: str, the model's name.
 
     Returns:
@@ -68,46 +75,50 @@ def build_unet(
     check_positive_int("channels", channels)
     check_positive_int("num_res_blocks", num_res_blocks)
     check_fraction("dropout", dropout)
+    check_choice("downsample_padding", downsample_padding, ("end", "both"))
 
-    def conv(width, kernel_size=3, initializer=None, **kwargs):
-        return layers.Conv2D(
-            width,
-            kernel_size,
-            padding="same",
-            kernel_initializer=initializer or variance_scaling(),
-            **kwargs,
-        )
+    def conv(width, name, kernel_size=3, initializer=None, **kwargs):
+        initializer = initializer or variance_scaling()
+        kwargs = {"padding": "same", "kernel_initializer": initializer, **kwargs}
+        return layers.Conv2D(width, kernel_size, name=name, **kwargs)
 
-    def dense(width, **kwargs):
-        return layers.Dense(width, kernel_initializer=variance_scaling(), **kwargs)
+    def dense(width, name, **kwargs):
+        return layers.Dense(width, kernel_initializer=variance_scaling(), name=name, **kwargs)
 
-    def norm_swish(x):
-        x = GroupNormalization(groups=norm_groups, epsilon=norm_epsilon)(x)
-        return keras.activations.swish(x)
+    def norm(name):
+        return GroupNormalization(groups=norm_groups, epsilon=norm_epsilon, name=name)
 
-    def residual_block(x, width):
-        shortcut = x if x.shape[-1] == width else conv(width, kernel_size=1)(x)
-        x = conv(width)(norm_swish(x))
-        x = layers.Add()([x, layers.Reshape((1, 1, width))(dense(width)(time))])
-        x = norm_swish(x)
+    def residual_block(x, width, name):
+        matches = x.shape[-1] == width
+        shortcut = x if matches else conv(width, f"{name}_shortcut", kernel_size=1)(x)
+        x = keras.activations.swish(norm(f"{name}_norm_1")(x))
+        x = conv(width, f"{name}_conv_1")(x)
+        shift = dense(width, f"{name}_time")(time)
+        x = layers.Add()([x, layers.Reshape((1, 1, width))(shift)])
+        x = keras.activations.swish(norm(f"{name}_norm_2")(x))
         if dropout:
             # Without a seed, torch's Dropout draws from a global generator that no file saves.
             x = layers.Dropout(dropout, seed=random.randrange(2**31))(x)
         # Starts at zero, so that every block starts as the identity.
-        return layers.Add()([shortcut, conv(width, initializer="zeros")(x)])
+        return layers.Add()([shortcut, conv(width, f"{name}_conv_2", initializer="zeros")(x)])
 
-    def attention_block(x):
+    def attention_block(x, name):
         heads = x.shape[-1] // head_dim if head_dim else num_heads
-        normed = GroupNormalization(groups=norm_groups, epsilon=norm_epsilon)(x)
-        return layers.Add()([x, SelfAttention(heads)(normed)])  # added to x, not to normed
+        attended = SelfAttention(heads, name=name)(norm(f"{name}_norm")(x))
+        return layers.Add()([x, attended])  # added to x, not to the normed one
+
+    def halve(x, width, name):
+        if downsample_padding == "end":
+            return conv(width, name, strides=2)(x)
+        return conv(width, name, strides=2, padding="valid")(layers.ZeroPadding2D(1)(x))
 
     x_t = keras.Input((height, width, channels), name="x_t")
     t = keras.Input((), dtype="int32", name="t")
     inputs = [x_t, t]
 
-    time = TimeEmbedding(widths[0], name="time_embedding")(t)
-    time = dense(4 * widths[0], activation="swish", name="time_dense_1")(time)
-    time = dense(4 * widths[0], name="time_dense_2")(time)
+    time = TimeEmbedding(widths[0], cosine_first, freq_shift, name="time_embedding")(t)
+    time = dense(4 * widths[0], "time_dense_1", activation="swish")(time)
+    time = dense(4 * widths[0], "time_dense_2")(time)
     if num_classes is not None:
         check_positive_int("num_classes", num_classes)
         label = keras.Input((), dtype="int32", name="label")
@@ -117,32 +128,35 @@ def build_unet(
     time = keras.activations.swish(time)
 
     levels = list(zip(widths, has_attention))
-    x = conv(widths[0], name="conv_in")(x_t)
+    x = conv(widths[0], "conv_in")(x_t)
     skips = [x]
     for level, (width, attends) in enumerate(levels):
-        for _ in range(num_res_blocks):
-            x = residual_block(x, width)
+        for i in range(num_res_blocks):
+            x = residual_block(x, width, f"down_{level}_block_{i}")
             if attends:
-                x = attention_block(x)
+                x = attention_block(x, f"down_{level}_attention_{i}")
             skips.append(x)
         if level < len(levels) - 1:
-            x = conv(width, strides=2)(x)
+            x = halve(x, width, f"down_{level}_halve")
             skips.append(x)
 
-    x = residual_block(x, widths[-1])
-    x = attention_block(x)
-    x = residual_block(x, widths[-1])
+    x = residual_block(x, widths[-1], "middle_block_0")
+    x = attention_block(x, "middle_attention_0")
+    x = residual_block(x, widths[-1], "middle_block_1")
 
     for level, (width, attends) in reversed(list(enumerate(levels))):
-        for _ in range(num_res_blocks + 1):
-            x = residual_block(layers.Concatenate()([x, skips.pop()]), width)
+        for i in range(num_res_blocks + 1):
+            x = layers.Concatenate()([x, skips.pop()])
+            x = residual_block(x, width, f"up_{level}_block_{i}")
             if attends:
-                x = attention_block(x)
+                x = attention_block(x, f"up_{level}_attention_{i}")
         if level > 0:
-            x = conv(width)(layers.UpSampling2D(2, interpolation="nearest")(x))
+            x = layers.UpSampling2D(2, interpolation="nearest")(x)
+            x = conv(width, f"up_{level}_double")(x)
 
+    x = keras.activations.swish(norm("norm_out")(x))
     # float32 output under any dtype policy: the loss is a small difference of close numbers.
-    x = conv(channels, initializer="zeros", dtype="float32", name="conv_out")(norm_swish(x))
+    x = conv(channels, "conv_out", initializer="zeros", dtype="float32")(x)
     return keras.Model(inputs, x, name=name)
 
 
