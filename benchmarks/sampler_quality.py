@@ -11,7 +11,7 @@ variance. It is biased upward by about 1 / n, so only rows of one n compare, and
 take the place of the samples: their distance is the floor.
 
 Obedience. The share of samples that are of the class that was asked for, at guidance scales 1, 2
-and 4, with a deterministic and a random sampler, by two judges: that classifier, which must decide
+and 4, with deterministic and random samplers, by two judges: that classifier, which must decide
 for one of the 24 classes, and `describe_flowers`, which also rejects what is no class, such as
 seven petals. And whether samples without labels have each class as often as the data.
 
@@ -35,6 +35,7 @@ from typing import NamedTuple
 PARTS = ("headline", "curve", "guidance")
 CURVE_STEPS = (50, 20, 10, 5)  # a table's first row is what the others are compared with
 GUIDANCE_SCALES = (1.0, 2.0, 4.0)
+GUIDED = (("dpm_solver++", 20, 0.0), ("dpm_solver++", 20, 1.0), ("ddim", 50, 1.0))
 BATCH_SIZE = 100
 
 
@@ -77,7 +78,7 @@ def plan_rows(timesteps):
         + [row(one, steps, spacing, 1.0) for one, spacing in random for steps in CURVE_STEPS],
         "guidance": [
             row(sampler, steps, None, eta, **options)
-            for sampler, steps, eta in (("dpm_solver++", 20, 0.0), ("ddim", 50, 1.0))
+            for sampler, steps, eta in GUIDED
             for options in [*({"guidance": s} for s in GUIDANCE_SCALES), {"labelled": False}]
         ],
     }

@@ -81,7 +81,7 @@ def test_killed_resumed_and_repaired(tmp_path, model):
         ("logsnr", 0),
         ("logsnr", 1),
     ]
-    assert [row["guidance"] for row in results["guidance"]] == 2 * [1, 2, 4, 1]
+    assert [row["guidance"] for row in results["guidance"]] == 3 * [1, 2, 4, 1]
     assert len(results["curve"]) == 4 * 5 + 3
     names = {path.parent.name for path in tmp_path.glob("samples_*/*/[0-9]*.npz")}
     assert {path.stem for path in (tmp_path / "grids").glob("*.png")} == {*names, "drawings"}
