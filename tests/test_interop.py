@@ -291,6 +291,13 @@ def test_another_process_is_named(folder, changes):
         from_diffusers(folder)
 
 
+def test_the_usual_size_of_the_time_embedding_may_be_spelt_out(folder):
+    expected = from_diffusers(folder).network.get_weights()
+    edit(folder / "unet" / "config.json", time_embedding_dim=4 * 8)
+    for found, weight in zip(from_diffusers(folder).network.get_weights(), expected):
+        np.testing.assert_array_equal(found, weight)
+
+
 def test_thresholding_is_dynamic_clipping(folder):
     edit(folder / "scheduler" / "scheduler_config.json", thresholding=True)
     assert from_diffusers(folder).sampling["clip_denoised"] == 0.995
