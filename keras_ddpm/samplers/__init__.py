@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_ddpm.clipping import check_clip_denoised
-from keras_ddpm.samplers.base import Moment, Sampler
+from keras_ddpm.samplers.base import Moment, Sampler, SamplerWithEta
 from keras_ddpm.samplers.ddim import DDIM
 from keras_ddpm.samplers.ddpm import DDPM
 from keras_ddpm.samplers.dpm_solver import DPMSolverPlusPlus
@@ -30,12 +30,12 @@ __all__ = [
     "SAMPLERS",
     "SPACINGS",
     "Sampler",
+    "SamplerWithEta",
     "Trajectory",
     "sample",
 ]
 
 SAMPLERS = {"ddpm": DDPM, "ddim": DDIM, "dpm_solver++": DPMSolverPlusPlus, "heun": Heun}
-WITH_ETA = ("ddim", "dpm_solver++")  # that may add fresh noise, or none
 
 
 def sample(
@@ -100,8 +100,8 @@ def make_sampler(sampler, eta=0.0):
     if isinstance(sampler, Sampler):
         return sampler
     check_choice("sampler", sampler, SAMPLERS)
-    if sampler not in WITH_ETA and eta != 0:
-        choices = " or ".join(map(repr, WITH_ETA))
+    if eta != 0 and not _takes_eta(sampler):
+        choices = " or ".join(repr(name) for name in SAMPLERS if _takes_eta(name))
         raise ValueError(f"eta={eta} belongs to sampler={choices}, not to sampler={sampler!r}.")
     return _named_sampler(sampler, eta)
 
@@ -119,7 +119,11 @@ def plan_timesteps(diffusion, sampler, steps=None, timesteps=None, spacing=None)
 
 @functools.lru_cache(maxsize=32)
 def _named_sampler(name, eta):
-    return SAMPLERS[name](eta) if name in WITH_ETA else SAMPLERS[name]()
+    return SAMPLERS[name](eta) if _takes_eta(name) else SAMPLERS[name]()
+
+
+def _takes_eta(name):
+    return issubclass(SAMPLERS[name], SamplerWithEta)
 
 
 @functools.lru_cache(maxsize=8)  # keeps the programs of the denoisers used last

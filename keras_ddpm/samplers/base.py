@@ -69,21 +69,29 @@ def signal_levels(diffusion, timesteps):
     return here, np.append(here[1:], 1.0)
 
 
-def check_eta(eta):
-    """The share of fresh noise, if it is one."""
-    if not eta >= 0:
-        raise ValueError(f"eta must be at least 0 (0: deterministic, 1: like DDPM), got {eta}.")
-    return eta
+class SamplerWithEta(Sampler):
+    """A sampler whose steps may add fresh noise.
 
-
-def noise_levels(signal, next_signal, eta):
-    """How much of the next x is noise that the step adds, and how much the noise it has.
-
-    Together they are what x holds there: σ² + kept² = 1 − ᾱ_s. Song et al. (2021), "Denoising
-    Diffusion Implicit Models", eq. 16: σ = η √((1 − ᾱ_s)/(1 − ᾱ_t)) √(1 − ᾱ_t/ᾱ_s).
+    Args:
+        eta: float >= 0, how much of it: 0 none, 1 as much as DDPM.
     """
-    sigma = eta * np.sqrt((1 - next_signal) / (1 - signal) * (1 - signal / next_signal))
-    left = 1 - next_signal - sigma**2
-    if (left < -1e-12).any():
-        raise ValueError(f"eta={eta} adds more noise than a step may hold; try eta <= 1.")
-    return sigma, np.sqrt(np.maximum(left, 0))
+
+    def __init__(self, eta=0.0):
+        if not eta >= 0:
+            raise ValueError(f"eta must be at least 0 (0: deterministic, 1: like DDPM), got {eta}.")
+        self.eta = eta
+        self.is_stochastic = eta > 0
+
+    def noise_levels(self, signal, next_signal):
+        """How much noise a step adds, and how much it keeps of the noise that is there.
+
+        Together they are what x holds at the next timestep: added² + kept² = 1 − ᾱ_s. Song et al.
+        (2021), "Denoising Diffusion Implicit Models", eq. 16:
+        added = η √((1 − ᾱ_s)/(1 − ᾱ_t)) √(1 − ᾱ_t/ᾱ_s).
+        """
+        added = (1 - next_signal) / (1 - signal) * (1 - signal / next_signal)
+        added = self.eta * np.sqrt(added)
+        kept_square = 1 - next_signal - added**2
+        if (kept_square < -1e-12).any():
+            raise ValueError(f"eta={self.eta} adds more noise than a step may hold; try eta <= 1.")
+        return added, np.sqrt(np.maximum(kept_square, 0))

@@ -2,25 +2,21 @@
 
 import numpy as np
 
-from keras_ddpm.samplers.base import Sampler, check_eta, noise_levels, signal_levels
+from keras_ddpm.samplers.base import SamplerWithEta, signal_levels
 
 
-class DDIM(Sampler):
+class DDIM(SamplerWithEta):
     """Walks towards x̂₀ along the predicted noise, deterministic at η = 0.
 
     Args:
         eta: float >= 0, how much fresh noise a step adds: 0 none, 1 as much as DDPM.
     """
 
-    def __init__(self, eta=0.0):
-        self.eta = check_eta(eta)
-        self.is_stochastic = eta > 0
-
     def coefficients(self, diffusion, timesteps):
         signal, next_signal = signal_levels(diffusion, timesteps)
-        sigma, kept = noise_levels(signal, next_signal, self.eta)
+        added, kept = self.noise_levels(signal, next_signal)
         # eq. 12: x_s = √ᾱ_s x̂₀ + √(1 − ᾱ_s − σ²) ϵ̂ + σ z
-        return {"start": np.sqrt(next_signal), "direction": kept, "noise": sigma}
+        return {"start": np.sqrt(next_signal), "direction": kept, "noise": added}
 
     def step(self, denoise, x_t, c, now):
         x_start, predicted_noise = denoise(x_t, now.t)

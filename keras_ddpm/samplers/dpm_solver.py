@@ -2,25 +2,21 @@
 
 import numpy as np
 
-from keras_ddpm.samplers.base import Sampler, check_eta, noise_levels, signal_levels
+from keras_ddpm.samplers.base import SamplerWithEta, signal_levels
 
 
-class DPMSolverPlusPlus(Sampler):
+class DPMSolverPlusPlus(SamplerWithEta):
     """Second order at one network evaluation a step, because it remembers the x̂₀ before.
 
     It solves the same equation as DDIM at η = 0, exactly in its linear part, and follows x̂₀ along
     a straight line in λ = log(√ᾱ / √(1 − ᾱ)), half the log-SNR.
 
-    With η it adds as much fresh noise as DDIM does, which mends what the network gets wrong on the
-    way. At η = 1 it is SDE-DPM-Solver++ 2M, the paper's solver of the diffusion's own SDE.
+    With η it adds as much fresh noise as DDIM does, and is DDIM wherever it remembers nothing. At
+    η = 1 it is SDE-DPM-Solver++ 2M, the paper's solver of the diffusion's own SDE.
 
     Args:
         eta: float >= 0, how much fresh noise a step adds: 0 none, 1 as much as DDPM.
     """
-
-    def __init__(self, eta=0.0):
-        self.eta = check_eta(eta)
-        self.is_stochastic = eta > 0
 
     def coefficients(self, diffusion, timesteps):
         signal, next_signal = signal_levels(diffusion, timesteps)
@@ -31,11 +27,12 @@ class DPMSolverPlusPlus(Sampler):
         # remembers nothing, and for the last, whose h is infinite.
         memory = np.zeros(len(timesteps))
         memory[1:-1] = h[1:] / (2 * h[:-1])
-        # With α = √ᾱ and σ = √(1 − ᾱ), these are
-        sigma, kept = noise_levels(signal, next_signal, self.eta)
-        from_x = kept / np.sqrt(1 - signal)  # η = 0: σ_s / σ_t,         η = 1: σ_s / σ_t e^{−h}
-        from_start = np.sqrt(next_signal) - np.sqrt(signal) * from_x  # α_s (1 − e^{−h}),  e^{−2h}
-        return {"x_t": from_x, "start": from_start, "memory": memory, "noise": sigma}
+        added, kept = self.noise_levels(signal, next_signal)
+        # With α = √ᾱ and σ = √(1 − ᾱ): σ_s / σ_t at η = 0, and (σ_s / σ_t) e^{−h} at η = 1.
+        from_x = kept / np.sqrt(1 - signal)
+        # α_s (1 − e^{−h}) at η = 0, and α_s (1 − e^{−2h}) at η = 1.
+        from_start = np.sqrt(next_signal) - np.sqrt(signal) * from_x
+        return {"x_t": from_x, "start": from_start, "memory": memory, "noise": added}
 
     def step(self, denoise, x_t, c, now):
         x_start, _ = denoise(x_t, now.t)
