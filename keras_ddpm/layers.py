@@ -12,7 +12,7 @@ class TimeEmbedding(keras.layers.Layer):
     """Sinusoidal embedding of the timestep: Vaswani et al. (2017), as Ho et al. (2020) use it.
 
     Input: int32 `(batch,)`. Output: float32 `(batch, dim)`, first the sines, then the cosines
-    of t · 10000^(−i / (dim/2 − shift)). Always float32: bfloat16 cannot count to 999.
+    of t · 10000^(−i / (dim/2 − freq_shift)). Always float32: bfloat16 cannot count to 999.
 
     Args:
         dim: even int >= 4, the size of the embedding.

@@ -88,6 +88,15 @@ def test_it_is_a_model_like_any_other(folders, tmp_path):
     again = loaded.generate(labels=[0, 3], guidance_scale=2.0, steps=3, seed=0, **sampling)
     np.testing.assert_allclose(again, images, atol=1e-5)
 
+    model.save_to_preset(tmp_path / "preset", dtype="float32")
+    preset = DiffusionModel.from_preset(tmp_path / "preset")
+    again = preset.generate(labels=[0, 3], guidance_scale=2.0, steps=3, seed=0, **sampling)
+    np.testing.assert_allclose(again, images, atol=1e-5)
+    before = model.network.get_weights()
+    model.compile(optimizer=keras.optimizers.Adam(1e-3))
+    model.fit(np.zeros((4, 16, 16, 1), "uint8"), np.int32([0, 1, 2, 3]), verbose=0)
+    assert not np.array_equal(model.network.get_weights()[0], before[0])
+
 
 # ---- there and back ---------------------------------------------------------------------------
 
@@ -205,6 +214,25 @@ def test_their_pipelines_give_our_images(tmp_path, sampler, eta, steps):
         patch.stop()
     np.testing.assert_allclose(theirs, ours / 2 + 0.5, atol=1e-3)
     assert ours.std() > 0.1
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="diffusers runs on torch")
+def test_their_network_takes_our_labels(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    import torch
+
+    options = {"norm_groups": 4, "num_classes": 3, "head_dim": 4}
+    network = random_weights(build_unet(8, 1, (8, 16), (False, True), 1, **options))
+    folder = to_diffusers(DiffusionModel(network, GaussianDiffusion(10, "cosine")), tmp_path)
+    x_t = np.random.default_rng(0).standard_normal((4, 8, 8, 1)).astype("float32")
+    t, labels = np.int32([0, 3, 6, 9]), np.int32([0, 1, 2, 3])  # the last means "no label"
+    theirs = diffusers.UNet2DModel.from_pretrained(folder / "unet")
+    with torch.no_grad():
+        found = theirs(
+            torch.tensor(x_t.transpose(0, 3, 1, 2)), torch.tensor(t), torch.tensor(labels)
+        ).sample
+    expected = compiled(network)([x_t, t, labels])
+    assert np.abs(found.numpy().transpose(0, 2, 3, 1) - expected).max() < 1e-5 * expected.max()
 
 
 # ---- mistakes ---------------------------------------------------------------------------------

@@ -95,11 +95,14 @@ def test_images_of_a_batch_do_not_see_each_other():
         np.testing.assert_allclose(together[i], network([others_changed, t])[i], atol=1e-4)
 
 
-def test_the_time_embedding_is_sines_then_cosines():
+@pytest.mark.parametrize("freq_shift", [0, 1])
+def test_the_time_embedding_is_sines_and_cosines(freq_shift):
     t = np.int32([0, 1, 999])
-    found = to_numpy(TimeEmbedding(8)(t))
-    angles = t[:, None] * 10000.0 ** (-np.arange(4) / 3)
+    found = to_numpy(TimeEmbedding(8, freq_shift=freq_shift)(t))
+    angles = t[:, None] * 10000.0 ** (-np.arange(4) / (4 - freq_shift))
     expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+    turned = to_numpy(TimeEmbedding(8, cosine_first=True, freq_shift=freq_shift)(t))
+    np.testing.assert_array_equal(turned, np.concatenate([found[:, 4:], found[:, :4]], axis=-1))
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

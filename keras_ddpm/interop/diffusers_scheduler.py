@@ -1,6 +1,7 @@
 """A `GaussianDiffusion`, and how to sample it, in the words of diffusers' schedulers."""
 
 from keras_ddpm.diffusion import GaussianDiffusion
+from keras_ddpm.interop.settings import check_only, translate
 
 SCHEDULES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS = {"epsilon": "noise", "sample": "start", "v_prediction": "velocity"}
@@ -10,7 +11,7 @@ VARIANCES = {
     "fixed_large": "beta",
     "fixed_large_log": "beta",
 }
-SPACINGS = ("leading", "linspace", "trailing")
+SPACINGS = {name: name for name in ("leading", "linspace", "trailing")}
 # What `DDPMScheduler` of diffusers 0.42 takes an absent key for.
 DEFAULTS = {
     "num_train_timesteps": 1000,
@@ -35,15 +36,13 @@ def diffusion_from_config(config):
     Raises:
         ValueError: if the package has no such process, naming the key.
     """
-    for key, value in ONLY.items():
-        if config.get(key, value) != value:
-            raise ValueError(f"{key}={config[key]!r} is not supported, only {value!r}.")
+    check_only(config, ONLY)
     config = DEFAULTS | config
     betas, schedule = config["trained_betas"], config["beta_schedule"]
     if betas is None:
         options = {
             "timesteps": config["num_train_timesteps"],
-            "schedule": _translate("beta_schedule", schedule, SCHEDULES),
+            "schedule": translate("beta_schedule", schedule, SCHEDULES),
             "beta_start": config["beta_start"],
             "beta_end": config["beta_end"],
         }
@@ -51,21 +50,15 @@ def diffusion_from_config(config):
         options = {"betas": betas}
     diffusion = GaussianDiffusion(
         **options,
-        prediction=_translate("prediction_type", config["prediction_type"], PREDICTIONS),
-        variance=_translate("variance_type", config["variance_type"], VARIANCES),
+        prediction=translate("prediction_type", config["prediction_type"], PREDICTIONS),
+        variance=translate("variance_type", config["variance_type"], VARIANCES),
         zero_terminal_snr=bool(config["rescale_betas_zero_snr"]),
     )
     clip = bool(config["clip_sample"])
     if config["thresholding"]:
         clip = config["dynamic_thresholding_ratio"]
-    spacing = _translate("timestep_spacing", config["timestep_spacing"], {s: s for s in SPACINGS})
+    spacing = translate("timestep_spacing", config["timestep_spacing"], SPACINGS)
     return diffusion, {"clip_denoised": clip, "spacing": spacing}
-
-
-def _translate(key, value, words):
-    if value not in words:
-        raise ValueError(f"{key}={value!r} is not supported, only {', '.join(map(repr, words))}.")
-    return words[value]
 
 
 def config_of(diffusion):

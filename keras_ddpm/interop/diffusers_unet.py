@@ -5,6 +5,7 @@ import re
 import numpy as np
 from keras import layers
 
+from keras_ddpm.interop.settings import check_only, translate
 from keras_ddpm.layers import SelfAttention
 from keras_ddpm.unet import build_unet
 
@@ -30,7 +31,6 @@ DEFAULTS = {
 ONLY = {
     "center_input_sample": False,
     "time_embedding_type": "positional",
-    "time_embedding_dim": None,  # four times the first width
     "mid_block_type": "UNetMidBlock2D",
     "mid_block_scale_factor": 1,
     "add_attention": True,
@@ -42,6 +42,8 @@ ONLY = {
     "class_embed_type": None,
     "num_train_timesteps": None,
 }
+# And of this one: absent, or four times the first width.
+TIME_SIZE = "time_embedding_dim"
 PADDINGS = {0: "end", 1: "both"}
 
 WHOLE = {
@@ -95,15 +97,13 @@ def network_from_config(config, image_size=None):
         ValueError: if `build_unet` cannot build it, naming the key.
     """
     config = {key: value for key, value in config.items() if not key.startswith("_")}
+    check_only(config, ONLY)
     for key, value in config.items():
-        if key in ONLY:
-            widths = config.get("block_out_channels", DEFAULTS["block_out_channels"])
-            usual = 4 * widths[0] if key == "time_embedding_dim" else ONLY[key]
-            if value not in (ONLY[key], usual):
-                raise ValueError(f"{key}={value!r} is not supported, only {usual!r}.")
-        elif key not in DEFAULTS and value:
+        if value and key not in (*DEFAULTS, *ONLY, TIME_SIZE):
             raise ValueError(f"{key}={value!r} is not supported: the key is unknown.")
     config = DEFAULTS | config
+    usual = 4 * config["block_out_channels"][0]
+    check_only({TIME_SIZE: config.get(TIME_SIZE) or usual}, {TIME_SIZE: usual})
     if config["in_channels"] != config["out_channels"]:
         raise ValueError(
             f"in_channels={config['in_channels']} and out_channels={config['out_channels']} must "
@@ -111,11 +111,8 @@ def network_from_config(config, image_size=None):
         )
     if image_size is None and config["sample_size"] is None:
         raise ValueError("sample_size is missing: give image_size.")
-    if config["downsample_padding"] not in PADDINGS:
-        raise ValueError(
-            f"downsample_padding={config['downsample_padding']!r} is not supported, only 0 and 1."
-        )
-    classes, head_dim = config["num_class_embeds"], config["attention_head_dim"]
+    padding = translate("downsample_padding", config["downsample_padding"], PADDINGS)
+    classes = config["num_class_embeds"]
     if classes is not None and classes < 2:
         raise ValueError(
             f"num_class_embeds={classes} must be at least 2: the last is that of no label."
@@ -128,10 +125,10 @@ def network_from_config(config, image_size=None):
         num_res_blocks=config["layers_per_block"],
         norm_groups=config["norm_num_groups"],
         norm_epsilon=config["norm_eps"],
-        head_dim=head_dim,  # None: one head
+        head_dim=config["attention_head_dim"],  # None: one head
         dropout=config["dropout"],
         num_classes=None if classes is None else classes - 1,
-        downsample_padding=PADDINGS[config["downsample_padding"]],
+        downsample_padding=padding,
         cosine_first=config["flip_sin_to_cos"],
         freq_shift=config["freq_shift"],
     )
@@ -174,6 +171,7 @@ def config_of(network):
     return {
         "_class_name": "UNet2DModel",
         **ONLY,
+        TIME_SIZE: None,
         "sample_size": height if height == width else [height, width],
         "in_channels": channels,
         "out_channels": channels,
@@ -261,7 +259,7 @@ def to_ours(array, variable):
 
 
 def new_names(tensors):
-    """The same tensors, with attention's names of before 2023 replaced by today's."""
+    """The same tensors, with older names of attention's replaced by today's."""
     old = {f".{before}.": f".{now}." for now, before in OLD_PARTS.items()}
     renamed = {}
     for name, tensor in tensors.items():
