@@ -15,28 +15,26 @@ and 4, with deterministic and random samplers, by two judges: that classifier, w
 for one of the 24 classes, and `describe_flowers`, which also rejects what is no class, such as
 seven petals. And whether samples without labels have each class as often as the data.
 
-Samples are made in chunks, each from its own seed, and kept in the output folder, so the command
-goes on where it was stopped, and several processes may share the folder. A chunk's name states how
-it was made, and the folder's the model's checksum, but nothing states the version of the code:
-choose another folder after changing a sampler. Times are of the sampling call alone, compiled.
+Samples are made in chunks, each from its own seed (other chunk sizes are other samples), and kept
+in the output folder: the command goes on where it was stopped, and several processes may share it.
+A chunk's name states how it was made, the folder's the model's checksum, but nothing the version of
+the code: choose another folder after changing a sampler. Times are of sampling alone, compiled.
 """
 
 import argparse
-import fcntl
 import os
 import sys
-import time
 import zlib
-from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 PARTS = ("headline", "curve", "guidance")
-CURVE_STEPS = (50, 20, 10, 5)  # a table's first row is what the others are compared with
+HEADLINE = (("ddpm", 1000), ("ddim", 20), ("ddim", 50), ("heun", 10))  # the others against DDPM
+DPM_SPACINGS = ("trailing", "logsnr")
+CURVE_STEPS = (50, 20, 10, 5)
 GUIDANCE_SCALES = (1.0, 2.0, 4.0)
 GUIDED = (("dpm_solver++", 20, 0.0), ("dpm_solver++", 20, 1.0), ("ddim", 50, 1.0))
-BATCH_SIZE = 100
 
 
 class Row(NamedTuple):
@@ -65,136 +63,22 @@ def plan_rows(timesteps):
     """The rows of each part, for a diffusion of so many timesteps."""
     from keras_ddpm.samplers import SAMPLERS, SPACINGS
 
-    def row(sampler, steps, spacing=None, eta=0.0, **options):
-        spacing = spacing or SAMPLERS[sampler].spacing
+    def row(sampler, steps, spacing="trailing", eta=0.0, **options):
         return Row(sampler, min(steps, timesteps), spacing, eta, **options)
 
-    headline = [("ddpm", 1000), ("ddim", 20), ("ddim", 50), ("heun", 10)]
-    headline += product(["dpm_solver++"], [20], ["trailing", "logsnr"], [0.0, 1.0])
-    random = [("ddim", "trailing"), ("dpm_solver++", "trailing"), ("dpm_solver++", "logsnr")]
+    dpm = [("dpm_solver++", 20, spacing, eta) for spacing in DPM_SPACINGS for eta in (0.0, 1.0)]
+    random = [("ddim", "trailing"), *(("dpm_solver++", spacing) for spacing in DPM_SPACINGS)]
     rows = {
-        "headline": [row(*one) for one in headline],
+        "headline": [row(*one) for one in [*HEADLINE, *dpm]],
         "curve": [row(*one) for one in product(SAMPLERS, CURVE_STEPS, SPACINGS)]
         + [row(one, steps, spacing, 1.0) for one, spacing in random for steps in CURVE_STEPS],
         "guidance": [
-            row(sampler, steps, None, eta, **options)
+            row(sampler, steps, eta=eta, **options)
             for sampler, steps, eta in GUIDED
             for options in [*({"guidance": s} for s in GUIDANCE_SCALES), {"labelled": False}]
         ],
     }
     return {part: list(dict.fromkeys(of_part)) for part, of_part in rows.items()}
-
-
-class Samples:
-    """The chunks of samples in a folder, made by one process or several.
-
-    Args:
-        folder: a path; it is created.
-        chunk_size: int, images a chunk.
-    """
-
-    def __init__(self, folder, chunk_size):
-        self.folder, self.chunk_size = folder, chunk_size
-        folder.mkdir(exist_ok=True)
-        self._claims = open(folder / "claims", "w")  # noqa: SIM115 - locks last until it closes
-
-    def paths(self, row, num_images):
-        """The files of a row's first `num_images` samples, whether they exist or not."""
-        starts = range(0, num_images, self.chunk_size)
-        names = [f"{start:06d}-{start + self.chunk_size - 1:06d}.npz" for start in starts]
-        return [self.folder / row.name / name for name in names]
-
-    def missing(self, rows):
-        """Triples (row, number of the first image, path) that have yet to be made.
-
-        Args:
-            rows: dict from `Row` to number of images.
-        """
-        return [
-            (row, i * self.chunk_size, path)
-            for row, num_images in rows.items()
-            for i, path in enumerate(self.paths(row, num_images))
-            if not path.exists()
-        ]
-
-    def load(self, row, num_images):
-        """Images, labels and the median seconds of an image, or None if some are missing."""
-        import numpy as np
-
-        paths = self.paths(row, num_images)
-        if not all(path.exists() for path in paths):
-            return None
-        chunks = [np.load(path) for path in paths]
-        images, labels = (np.concatenate([c[k] for c in chunks]) for k in ("images", "labels"))
-        return images, labels, float(np.median([c["seconds"] for c in chunks])) / self.chunk_size
-
-    @contextmanager
-    def claim(self, name):
-        """Lends a name to one process at a time. The kernel takes it back from a dead one."""
-        byte = zlib.crc32(str(name).encode())
-        try:
-            fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-        except OSError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, byte)
-
-    def make(self, model, rows):
-        """Makes the missing chunks, but for those that other processes are at."""
-        missing, compiled = self.missing(rows), set()
-        for done, (row, first, path) in enumerate(missing, 1):
-            with self.claim(path) as mine:
-                if not mine or path.exists():
-                    continue
-                program = row._replace(spacing="")
-                if program not in compiled:  # not to be timed
-                    draw(model, row, min(BATCH_SIZE, self.chunk_size), first)
-                    compiled.add(program)
-                seconds = self._make_chunk(model, row, first, path)
-            print(
-                f"[{done}/{len(missing)}] {row.name}, from image {first}: {seconds:.1f} s, "
-                f"{1000 * seconds / self.chunk_size:.3g} ms an image",
-                flush=True,
-            )
-
-    def _make_chunk(self, model, row, first, path):
-        import numpy as np
-
-        from keras_ddpm.files import written_aside
-        from keras_ddpm.plotting import to_uint8
-
-        begin = time.perf_counter()
-        images, labels = draw(model, row, self.chunk_size, first)
-        seconds = time.perf_counter() - begin
-        path.parent.mkdir(exist_ok=True)
-        with written_aside(path) as partial:
-            np.savez_compressed(partial, images=to_uint8(images), labels=labels, seconds=seconds)
-        return seconds
-
-
-def draw(model, row, num_images, first):
-    """Samples number `first` and following, with the labels that were asked for, in turn.
-
-    One number is one initial noise for every row: differences between rows are the samplers'.
-    """
-    import numpy as np
-
-    labels = np.arange(first, first + num_images) % model.num_classes
-    images = model.generate(
-        num_images,
-        labels=labels if row.labelled else None,
-        guidance_scale=row.guidance,
-        sampler=row.sampler,
-        steps=row.steps,
-        spacing=row.spacing,
-        eta=row.eta,
-        seed=first,
-        batch_size=min(BATCH_SIZE, num_images),
-    )
-    return images, labels
 
 
 def parse_args():
@@ -277,6 +161,7 @@ def file_of(source):
 
 def measure(args, model, output):
     """Draws the samples, and reports once all of them are there."""
+    from kept_samples import Samples
     from quality_report import report
 
     parts = plan_rows(model.diffusion.timesteps)

@@ -100,10 +100,10 @@ def test_killed_resumed_and_repaired(tmp_path, model):
 def test_a_claim_belongs_to_one_process(tmp_path, monkeypatch):
     """What another process makes is left to it, and taken over once that has died."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from sampler_quality import Samples
+    from kept_samples import Samples
 
     hold = (
-        "import sys; from pathlib import Path; from sampler_quality import Samples\n"
+        "import sys; from pathlib import Path; from kept_samples import Samples\n"
         "with Samples(Path(sys.argv[1]), 20).claim('a') as mine: print(mine, flush=True); input()"
     )
     other = subprocess.Popen(
