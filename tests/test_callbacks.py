@@ -90,7 +90,7 @@ def test_samples_go_through_the_classes():
 
 def test_samples_are_guided(tmp_path):
     model = tiny_model(num_classes=3)
-    options = {"steps": 2, "guidance_scale": 3.0, "spacing": "linspace", "sampler": "heun"}
+    options = {"steps": 3, "guidance_scale": 3.0, "spacing": "linspace", "sampler": "ddpm"}
     samples = SampleImages(tmp_path, num_images=3, **options)
     labels = np.arange(3, dtype="int32")
     model.fit(tiny_images(count=3), labels, verbose=0, shuffle=False, callbacks=[samples])
