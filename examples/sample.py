@@ -6,6 +6,7 @@ The model is a .keras file, or a preset: a name such as drawn_flowers_16, or a f
 
 Writes image_0000.png and so on, grid.png, process.gif: on the left the noisy images x_t, on the
 right what the network takes them for, and filmstrip.png: the same for a few images, as a strip.
+In these three, small images are enlarged, each pixel to a square.
 The environment variable KERAS_BACKEND chooses between tensorflow, jax and torch; a model trained
 on one can be sampled on another.
 """
@@ -17,6 +18,7 @@ MOST_IMAGES_IN_GIF = 16
 FRAMES = 40
 FILMSTRIP_IMAGES, FILMSTRIP_FRAMES = 4, 10
 FRAME_MS, LAST_FRAME_MS = 80, 3000
+SMALLEST_SIDE = 64  # pixels, of an image in a picture of several
 
 
 def parse_args():
@@ -102,14 +104,16 @@ def write(output, images, trajectory):
     output = Path(output)
     for i, image in enumerate(images):
         save_image(output / f"image_{i:04d}.png", image)
-    save_image(output / "grid.png", image_grid(images))
+    scale = max(1, SMALLEST_SIDE // max(images.shape[1:3]))
+    save_image(output / "grid.png", image_grid(images), scale)
     frames = [
         np.concatenate([image_grid(x_t), image_grid(x_start)], axis=1)
         for x_t, x_start in zip(trajectory.x_t, trajectory.x_start, strict=True)
     ]
     durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
-    save_gif(output / "process.gif", frames, durations)
-    save_image(output / "filmstrip.png", filmstrip(trajectory, FILMSTRIP_IMAGES, FILMSTRIP_FRAMES))
+    save_gif(output / "process.gif", frames, durations, scale)
+    strip = filmstrip(trajectory, FILMSTRIP_IMAGES, FILMSTRIP_FRAMES)
+    save_image(output / "filmstrip.png", strip, scale)
     names = ("image_0000.png", "grid.png", "process.gif", "filmstrip.png")
     return [output / name for name in names]
 

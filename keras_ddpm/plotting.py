@@ -146,13 +146,14 @@ def save_image(path, image, scale=1):
         to_pillow(image, scale).save(partial)
 
 
-def save_gif(path, frames, duration_ms=100):
+def save_gif(path, frames, duration_ms=100, scale=1):
     """Writes an animation that repeats for ever.
 
     Args:
         path: the file, whose folder must exist. A file of this name is replaced.
         frames: images of one shape `(height, width, channels)`, uint8 or float in [-1, 1].
         duration_ms: how long a frame is shown: an int, or a list with one int a frame.
+        scale: int >= 1, how often each pixel is repeated in both directions.
 
     Raises:
         ValueError: without frames, or if there are not as many durations.
@@ -161,7 +162,7 @@ def save_gif(path, frames, duration_ms=100):
 
     >>> save_gif("process.gif", [image_grid(x) for x in trajectory.x_start], 80)
     """
-    frames = [to_pillow(frame) for frame in frames]
+    frames = [to_pillow(frame, scale) for frame in frames]
     if not frames:
         raise ValueError("an animation needs at least one frame.")
     if not isinstance(duration_ms, int) and len(duration_ms) != len(frames):

@@ -215,7 +215,8 @@ def test_sample(tmp_path, monkeypatch, trained):
     with Image.open(tmp_path / "a" / "image_0002.png") as image:
         assert image.size == (8, 8) and image.mode == "L"
     with Image.open(tmp_path / "a" / "process.gif") as gif:
-        assert gif.n_frames == 5 and gif.size == (2 * 22, 22)  # four steps, and the result
+        assert gif.n_frames == 5  # four steps, and the result
+        assert gif.size == (8 * 2 * 22, 8 * 22)  # 8x8 pixels are shown as 64x64
         gif.seek(4)
         assert gif.info["duration"] == 3000
     run_here(monkeypatch, "sample.py", trained, "--output", tmp_path / "b", *options)
@@ -233,7 +234,7 @@ def test_sample_takes_names_guidance_and_spacing(tmp_path, monkeypatch, trained)
     names, numbers = ((tmp_path / f / "grid.png").read_bytes() for f in ("names", "numbers"))
     assert names == numbers
     with Image.open(tmp_path / "names" / "filmstrip.png") as strip:  # 3 steps and the result
-        assert strip.size == (4 * 10 + 2, 2 * 2 * 10 + 2)
+        assert strip.size == (8 * (4 * 10 + 2), 8 * (2 * 2 * 10 + 2))
 
 
 @pytest.mark.once

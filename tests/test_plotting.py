@@ -92,9 +92,9 @@ def test_save_image_refuses_two_channels(tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_save_gif(tmp_path, channels):
     frames = np.linspace(-1, 1, 3 * 8 * 8 * channels).reshape(3, 8, 8, channels)
-    save_gif(tmp_path / "a.gif", frames, [50, 50, 1000])
+    save_gif(tmp_path / "a.gif", frames, [50, 50, 1000], scale=2)
     with Image.open(tmp_path / "a.gif") as gif:
-        assert gif.n_frames == 3 and gif.info["loop"] == 0
+        assert gif.n_frames == 3 and gif.info["loop"] == 0 and gif.size == (16, 16)
         durations = []
         for i in range(3):
             gif.seek(i)
