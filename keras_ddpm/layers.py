@@ -1,10 +1,10 @@
-"""Layers that Keras does not have: a time embedding, self-attention on images, a quick norm."""
-
-import math
+"""Layers that Keras does not have, a time embedding and attention on images, or not as quick."""
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_ddpm.backend import convolve, group_norm
 
 
 @keras.saving.register_keras_serializable("keras_ddpm")
@@ -97,38 +97,35 @@ class SelfAttention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_ddpm")
 class GroupNormalization(keras.layers.GroupNormalization):
-    """What `keras.layers.GroupNormalization` computes, with less work: Wu & He (2018).
+    """What `keras.layers.GroupNormalization` computes, quicker: Wu & He (2018).
 
-    Each channel is measured first, over contiguous pixels, and the groups from their channels;
-    scale and shift are then one multiplication and one addition a pixel. Statistics are float32
-    under any dtype policy. Arguments and weights are those of the Keras layer.
+    Statistics are float32 under any dtype policy. Arguments and weights are those of the Keras
+    layer.
 
     Input and output: `(batch, height, width, channels)`.
     """
 
     def call(self, x):
-        channels = x.shape[-1]
-        grouped = (-1, self.groups, channels // self.groups)
-        pixels = ops.reshape(ops.cast(x, "float32"), (-1, math.prod(x.shape[1:-1]), channels))
-        channel_mean = ops.mean(pixels, axis=1, keepdims=True)
-        channel_variance = ops.reshape(ops.mean(ops.square(pixels - channel_mean), axis=1), grouped)
-        channel_mean = ops.reshape(channel_mean, grouped)
-        # The variance of a group is that within its channels and that between their means.
-        mean = ops.mean(channel_mean, axis=-1, keepdims=True)
-        variance = channel_variance + ops.square(channel_mean - mean)
-        variance = ops.mean(variance, axis=-1, keepdims=True)
+        gamma, beta = self.gamma if self.scale else None, self.beta if self.center else None
+        return ops.cast(group_norm(x, self.groups, gamma, beta, self.epsilon), self.compute_dtype)
 
-        scale = ops.rsqrt(variance + self.epsilon)
-        if self.scale:
-            scale = scale * ops.reshape(ops.cast(self.gamma, "float32"), grouped[1:])
-        shift = -mean * scale
-        if self.center:
-            shift = shift + ops.reshape(ops.cast(self.beta, "float32"), grouped[1:])
-        scale, shift = (
-            ops.reshape(ops.broadcast_to(a, ops.shape(channel_mean)), (-1, 1, 1, channels))
-            for a in (scale, shift)
-        )
-        return ops.cast(ops.cast(x, "float32") * scale + shift, self.compute_dtype)
+
+@keras.saving.register_keras_serializable("keras_ddpm")
+class Conv2D(keras.layers.Conv2D):
+    """What `keras.layers.Conv2D` computes, on PyTorch without the copies that Keras 3.15 makes.
+
+    Arguments and weights are those of the Keras layer; the channels come last.
+
+    Input and output: `(batch, height, width, channels)`.
+    """
+
+    def __init__(self, filters, kernel_size, **kwargs):
+        super().__init__(filters, kernel_size, **{**kwargs, "data_format": "channels_last"})
+
+    def call(self, x):
+        bias = self.bias if self.use_bias else None
+        x = convolve(x, self.kernel, bias, self.strides, self.padding, self.dilation_rate)
+        return x if self.activation is None else self.activation(x)
 
 
 def variance_scaling():

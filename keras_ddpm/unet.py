@@ -6,6 +6,7 @@ import keras
 from keras import layers
 
 from keras_ddpm.layers import (
+    Conv2D,
     GroupNormalization,
     SelfAttention,
     TimeEmbedding,
@@ -80,7 +81,7 @@ def build_unet(
     def conv(width, name, kernel_size=3, initializer=None, **kwargs):
         initializer = initializer or variance_scaling()
         kwargs = {"padding": "same", "kernel_initializer": initializer, **kwargs}
-        return layers.Conv2D(width, kernel_size, name=name, **kwargs)
+        return Conv2D(width, kernel_size, name=name, **kwargs)
 
     def dense(width, name, **kwargs):
         return layers.Dense(width, kernel_initializer=variance_scaling(), name=name, **kwargs)

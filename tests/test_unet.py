@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from keras import layers, ops
 
 from keras_ddpm import build_unet
-from keras_ddpm.layers import GroupNormalization, SelfAttention, TimeEmbedding
+from keras_ddpm.layers import Conv2D, GroupNormalization, SelfAttention, TimeEmbedding
 
 
 def small(**kwargs):
@@ -260,3 +260,28 @@ def test_group_normalization_is_that_of_keras(policy, options):
         rtol=tolerance,
         atol=tolerance,
     )
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 6), (2, 3)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "padding": "same"},
+        {"kernel_size": 3, "padding": "same", "strides": 2},
+        {"kernel_size": 1, "padding": "same", "strides": 3, "use_bias": False},
+        {"kernel_size": (2, 1), "padding": "valid", "activation": "swish"},
+        {"kernel_size": (3, 2), "padding": "same", "dilation_rate": 2},
+        {"kernel_size": 3, "padding": "same", "groups": 2, "dtype": "mixed_bfloat16"},
+    ],
+)
+def test_convolution_is_that_of_keras(size, options):
+    x = np.random.default_rng(0).normal(size=(2, *size, 4)).astype("float32")
+    ours, keras_own = (layer(6, **options) for layer in (Conv2D, layers.Conv2D))
+    assert ours(x).shape == keras_own(x).shape == ours.compute_output_shape(x.shape)
+    keras_own.set_weights([np.sin(np.arange(w.size)).reshape(w.shape) for w in ours.get_weights()])
+    ours.set_weights(keras_own.get_weights())
+    found, expected = (to_numpy(ops.cast(layer(x), "float32")) for layer in (ours, keras_own))
+    tolerance = 0.03 if "dtype" in options else 1e-5
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+    restored = Conv2D.from_config(ours.get_config())
+    assert restored.get_config() == ours.get_config()

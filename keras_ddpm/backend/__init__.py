@@ -1,12 +1,15 @@
-"""What a backend forces to be different, one file each: the training step, and compiling.
+"""What a backend forces to be different, one file each: the training step, compiling, two layers.
 
-Every file defines the same two names:
+Every file defines the same four names:
 
 - `TrainStep`: a mixin for `DiffusionModel` whose `train_step` and `test_step` only
   differentiate and apply. What they differentiate is written once, in `model.py`; its
   `apply_gradients` calls their `step_optimizer`.
 - `compile_function(function, variables, jit_compile)`: compiles a function that reads Keras
   `variables`, for the sampling loop.
+- `convolve(x, kernel, bias, strides, padding, dilation_rate)` and
+  `group_norm(x, groups, gamma, beta, epsilon)`: what `layers.Conv2D` and
+  `layers.GroupNormalization` compute. `bias`, `gamma` and `beta` may be None.
 """
 
 import importlib
@@ -16,3 +19,5 @@ import keras
 _module = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 TrainStep = _module.TrainStep
 compile_function = _module.compile_function
+convolve = _module.convolve
+group_norm = _module.group_norm

@@ -8,6 +8,10 @@ import jax
 import jax.numpy as jnp
 from keras import StatelessScope
 
+from keras_ddpm.backend.compiled import convolve, group_norm
+
+__all__ = ["TrainStep", "compile_function", "convolve", "group_norm"]
+
 
 class TrainStep:
     def train_step(self, state, data):

@@ -4,6 +4,10 @@ import functools
 
 import tensorflow as tf
 
+from keras_ddpm.backend.compiled import convolve, group_norm
+
+__all__ = ["TrainStep", "compile_function", "convolve", "group_norm"]
+
 
 class TrainStep:
     def train_step(self, data):

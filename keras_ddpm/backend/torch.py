@@ -1,6 +1,8 @@
 """PyTorch: autograd, variables updated in place, inference mode."""
 
 import torch
+import torch.nn.functional as F
+from keras import ops
 
 
 class TrainStep:
@@ -35,3 +37,34 @@ def compile_function(function, variables, jit_compile):
             return function(*args)
 
     return compiled
+
+
+def convolve(x, kernel, bias, strides, padding, dilation_rate):
+    """As Keras 3.15 does it, but that copies x twice: to PyTorch's usual order, and back."""
+    # Seen as (batch, channels, height, width), what lies in memory is PyTorch's channels_last.
+    x, kernel = x.permute(0, 3, 1, 2), ops.convert_to_tensor(kernel).permute(3, 2, 0, 1)
+    bias = bias if bias is None else ops.convert_to_tensor(bias)
+    margins = (0, 0)
+    if padding == "same":
+        sizes = zip(x.shape[2:], kernel.shape[2:], strides, dilation_rate)
+        (top, bottom), (left, right) = (_margins(*one) for one in sizes)
+        if (top, left) == (bottom, right):
+            margins = (top, left)
+        else:
+            x = F.pad(x, (left, right, top, bottom))
+    groups = x.shape[1] // kernel.shape[1]
+    x = F.conv2d(x, kernel, bias, strides, margins, dilation_rate, groups)
+    return x.permute(0, 2, 3, 1)
+
+
+def _margins(size, kernel_size, stride, dilation):
+    """Zeros before and after, so that every `stride`-th pixel gets its output."""
+    last = (-(-size // stride) - 1) * stride  # where the last one is
+    total = max(last + dilation * (kernel_size - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def group_norm(x, groups, gamma, beta, epsilon):
+    """PyTorch's own, which keeps its statistics in float32."""
+    gamma, beta = (a if a is None else ops.cast(a, x.dtype) for a in (gamma, beta))
+    return F.group_norm(x.permute(0, 3, 1, 2), groups, gamma, beta, epsilon).permute(0, 2, 3, 1)

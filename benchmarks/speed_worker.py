@@ -1,0 +1,36 @@
+"""One case of speed.py in a process of its own: gets ready, then runs a round whenever it is told.
+
+Told by a line on standard input. It answers with a line of JSON: first facts about the case, then
+what a round measured, and when there are no more lines its peak memory. What libraries print goes
+to standard error.
+"""
+
+import importlib
+import json
+import os
+import sys
+
+
+def main():
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    case = json.loads(sys.argv[1])
+    rounds = getattr(importlib.import_module(case["module"]), case["function"])(**case["options"])
+    print(json.dumps(next(rounds)), file=answers)
+    for _ in sys.stdin:
+        print(json.dumps({"seconds": next(rounds)}), file=answers)
+    print(json.dumps({"peak_megabytes": peak_megabytes()}), file=answers)
+
+
+def peak_megabytes():
+    """The most memory that this process ever held, as far as the system tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+if __name__ == "__main__":
+    main()

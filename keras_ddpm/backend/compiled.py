@@ -1,0 +1,41 @@
+"""Convolution and group normalisation in `keras.ops`, for the backends that compile them."""
+
+import math
+
+from keras import ops
+
+
+def convolve(x, kernel, bias, strides, padding, dilation_rate):
+    """The convolution of Keras."""
+    x = ops.conv(x, kernel, strides, padding, "channels_last", dilation_rate)
+    return x if bias is None else x + bias
+
+
+def group_norm(x, groups, gamma, beta, epsilon):
+    """Wu & He (2018), with little work: two readings and one writing of the pixels.
+
+    Each channel is measured first, over contiguous pixels, and the groups from their channels;
+    scale and shift are then one multiplication and one addition a pixel.
+    """
+    channels = x.shape[-1]
+    grouped = (-1, groups, channels // groups)
+    pixels = ops.reshape(ops.cast(x, "float32"), (-1, math.prod(x.shape[1:-1]), channels))
+    channel_mean = ops.mean(pixels, axis=1, keepdims=True)
+    channel_variance = ops.reshape(ops.mean(ops.square(pixels - channel_mean), axis=1), grouped)
+    channel_mean = ops.reshape(channel_mean, grouped)
+    # The variance of a group is that within its channels and that between their means.
+    mean = ops.mean(channel_mean, axis=-1, keepdims=True)
+    variance = channel_variance + ops.square(channel_mean - mean)
+    variance = ops.mean(variance, axis=-1, keepdims=True)
+
+    scale = ops.rsqrt(variance + epsilon)
+    if gamma is not None:
+        scale = scale * ops.reshape(ops.cast(gamma, "float32"), grouped[1:])
+    shift = -mean * scale
+    if beta is not None:
+        shift = shift + ops.reshape(ops.cast(beta, "float32"), grouped[1:])
+    scale, shift = (
+        ops.reshape(ops.broadcast_to(a, ops.shape(channel_mean)), (-1, 1, 1, channels))
+        for a in (scale, shift)
+    )
+    return ops.cast(ops.cast(x, "float32") * scale + shift, x.dtype)
