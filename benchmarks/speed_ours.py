@@ -16,7 +16,6 @@ def make_model(network, policy="float32"):
     from keras_ddpm import DiffusionModel, GaussianDiffusion, build_unet
 
     keras.config.set_dtype_policy(policy)
-    keras.utils.set_random_seed(0)
     model = DiffusionModel(build_unet(**network), GaussianDiffusion())
     model.compile(keras.optimizers.Adam(LEARNING_RATE))
     return model
