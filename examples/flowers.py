@@ -179,7 +179,9 @@ def build_optimizer(config, num_images):
         )
     elif warmup:
         rate = PolynomialDecay(0.0, warmup, end_learning_rate=rate)  # stays at its end
-    return Adam(rate, clipnorm=config.clipnorm)
+    # Keras wants None for one batch a step.
+    accumulated = config.gradient_accumulation if config.gradient_accumulation > 1 else None
+    return Adam(rate, clipnorm=config.clipnorm, gradient_accumulation_steps=accumulated)
 
 
 def train(config, model, dataset, validation, epochs_done):

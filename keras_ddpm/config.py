@@ -139,10 +139,12 @@ class TrainingConfig:
 
     Args:
         epochs: passes over the training images.
-        batch_size: images a step.
+        batch_size: images a batch.
+        gradient_accumulation: batches whose gradients are averaged for one step of the optimizer:
+            a larger batch in the memory of a small one. Warm-up and decay count batches.
         learning_rate: of Adam, the highest it reaches.
         learning_rate_decay: "constant", or "cosine" down to 0 at the end of the last epoch.
-        warmup_steps: steps during which the learning rate rises from 0.
+        warmup_steps: batches during which the learning rate rises from 0.
         clipnorm: largest norm of each weight's gradient; null does not clip.
         loss: "mse" (Ho et al.), "mae" or "huber".
         ema_decay: decay of the averaged weights, which are those that samples are drawn from.
@@ -160,6 +162,7 @@ class TrainingConfig:
 
     epochs: int = 100
     batch_size: int = 32
+    gradient_accumulation: int = 1
     learning_rate: float = 2e-4
     learning_rate_decay: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = 0
@@ -176,7 +179,9 @@ class TrainingConfig:
     init_from: str | None = None
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "steps_per_execution", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "gradient_accumulation"):
+            check_positive_int(f"training.{name}", getattr(self, name))
+        for name in ("steps_per_execution", "checkpoint_every"):
             check_positive_int(f"training.{name}", getattr(self, name))
         check_positive_int("training.warmup_steps", self.warmup_steps, minimum=0)
         check_positive_int("training.seed", self.seed, minimum=0)

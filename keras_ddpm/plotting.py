@@ -194,7 +194,9 @@ def plot_history(csv_path, png_path):
     from matplotlib.ticker import MaxNLocator
 
     columns = _read_columns(csv_path)
-    means = [name.removeprefix("sample_mean_") for name in columns if "sample_mean_" in name]
+    # Without validation, CSVLogger adds empty columns such as val_sample_mean_red.
+    prefix = "sample_mean_"
+    means = [name.removeprefix(prefix) for name in columns if name.startswith(prefix)]
     figure = Figure(figsize=(10, 4) if means else (6, 4), layout="constrained")
     axes = figure.subplots(1, 2 if means else 1, squeeze=False)[0]
     epochs = columns["epoch"] + 1

@@ -112,6 +112,7 @@ def test_unknown_key_on_the_command_line(capsys, option, right):
         ("training.learning_rate_decay", "linear", "cosine"),
         ("training.batch_size", "0", "at least 1"),
         ("training.warmup_steps", "-1", "at least 0"),
+        ("training.gradient_accumulation", "0", "at least 1"),
         ("training.clipnorm", "0", "more than 0"),
         ("training.ema_decay", "1", "training.ema_decay must be a number in [0, 1)"),
         ("training.label_dropout", "-0.1", "training.label_dropout"),

@@ -194,6 +194,17 @@ def test_digits(tmp_path, monkeypatch, use_labels, rows):
     assert "val_loss" in Path("run/log.csv").read_text()
 
 
+@pytest.mark.once
+def test_gradients_of_several_batches_make_a_step(tmp_path, monkeypatch):
+    """Two epochs of two batches are one step of three, and one that waits for two more."""
+    train(monkeypatch, tmp_path / "run", training__gradient_accumulation=3)
+    optimizer = keras.saving.load_model(tmp_path / "run" / "final.keras").optimizer
+    assert optimizer.gradient_accumulation_steps == 3 and int(optimizer.iterations) == 1
+    train(monkeypatch, tmp_path / "one")
+    optimizer = keras.saving.load_model(tmp_path / "one" / "final.keras").optimizer
+    assert optimizer.gradient_accumulation_steps is None and int(optimizer.iterations) == 4
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A conditional model that was hardly trained, of grey images."""

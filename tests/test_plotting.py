@@ -113,6 +113,8 @@ LOGS = {
     "losses": "epoch,loss,val_loss\n0,1.0,1.1\n1,0.1,0.2\n2,0.02,0.1\n",
     "one_epoch": "epoch,loss,val_loss\n0,1.0,NA\n",
     "means": "epoch,data_mean_grey,loss,sample_mean_grey\n0,0.1,1.0,nan\n1,0.1,0.5,0.4\n",
+    "means_without_validation": "epoch,data_mean_red,loss,sample_mean_red,val_data_mean_red,"
+    "val_loss,val_sample_mean_red\n0,0.1,1.0,0.3,NA,NA,NA\n",
 }
 
 
