@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_ddpm.backend import inference_function
 from keras_ddpm.clipping import check_clip_denoised
 from keras_ddpm.guidance import guide
 from keras_ddpm.samplers import make_sampler, plan_timesteps
@@ -78,6 +79,7 @@ class Generation:
     def sampling_loop(self):
         """The `SamplingLoop` of the averaged network; it keeps the compiled programs."""
         if self._sampling_loop is None:
+            self._run_network = inference_function(self.ema_network)
             self._sampling_loop = SamplingLoop(
                 self._denoise, self.diffusion, self.ema_network.variables, self.jit_compile
             )
@@ -87,7 +89,7 @@ class Generation:
         """The averaged network's prediction; with (label, guidance scale) a guided one."""
 
         def network(*inputs):
-            return self.ema_network(list(inputs), training=False)
+            return self._run_network(list(inputs))
 
         if len(conditions) == 2:
             label, scale = conditions

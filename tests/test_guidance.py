@@ -6,7 +6,8 @@ import pytest
 from conftest import tiny_network, to_numpy
 from keras import ops
 
-from keras_ddpm import DiffusionModel, GaussianDiffusion, sample
+from keras_ddpm import DiffusionModel, GaussianDiffusion, generation, sample
+from keras_ddpm.backend import inference_function
 from keras_ddpm.guidance import guide
 from keras_ddpm.samplers.loop import initial_noise
 
@@ -62,15 +63,17 @@ def test_scale_one_is_the_labels_own_prediction_without_a_doubled_batch(model, m
 
     batches = []
     fresh = make_model()
-    network = fresh.ema_network
-    fresh.ema_network = None  # no variables, no tracking: only what sizes it is called with
 
-    def spy(inputs, training):
-        batches.append(inputs[0].shape[0])
-        return network(inputs, training=training)
+    def spying(network):
+        run = inference_function(network)
 
-    spy.variables = network.variables
-    object.__setattr__(fresh, "ema_network", spy)
+        def spy(inputs):
+            batches.append(inputs[0].shape[0])
+            return run(inputs)
+
+        return spy
+
+    monkeypatch.setattr(generation, "inference_function", spying)
     fresh.generate(guidance_scale=1.0, **options)
     assert set(batches) == {3}
     fresh.generate(guidance_scale=2.0, **options)

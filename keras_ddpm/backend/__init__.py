@@ -1,12 +1,13 @@
-"""What a backend forces to be different, one file each: the training step, compiling, two layers.
+"""What a backend forces to be different, one file each: the training step, compiling, running.
 
-Every file defines the same four names:
+Every file defines the same five names:
 
 - `TrainStep`: a mixin for `DiffusionModel` whose `train_step` and `test_step` only
   differentiate and apply. What they differentiate is written once, in `model.py`; its
   `apply_gradients` calls their `step_optimizer`.
 - `compile_function(function, variables, jit_compile)`: compiles a function that reads Keras
   `variables`, for the sampling loop.
+- `inference_function(network)`: calls a functional network with a list of tensors, for inference.
 - `convolve(x, kernel, bias, strides, padding, dilation_rate)` and
   `group_norm(x, groups, gamma, beta, epsilon)`: what `layers.Conv2D` and
   `layers.GroupNormalization` compute. `bias`, `gamma` and `beta` may be None.
@@ -21,3 +22,4 @@ TrainStep = _module.TrainStep
 compile_function = _module.compile_function
 convolve = _module.convolve
 group_norm = _module.group_norm
+inference_function = _module.inference_function

@@ -4,9 +4,9 @@ import functools
 
 import tensorflow as tf
 
-from keras_ddpm.backend.compiled import convolve, group_norm
+from keras_ddpm.backend.compiled import convolve, group_norm, inference_function
 
-__all__ = ["TrainStep", "compile_function", "convolve", "group_norm"]
+__all__ = ["TrainStep", "compile_function", "convolve", "group_norm", "inference_function"]
 
 
 class TrainStep:
