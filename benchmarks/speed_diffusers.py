@@ -14,10 +14,9 @@ def make_network(network):
     from diffusers import UNet2DModel
 
     torch.manual_seed(0)
-    attends, levels = network["has_attention"], len(network["widths"])
+    attends = network["has_attention"]
     down = ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends]
     up = ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)]
-    assert levels == len(down)
     return UNet2DModel(
         sample_size=network["image_size"],
         block_out_channels=network["widths"],

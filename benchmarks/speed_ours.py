@@ -10,7 +10,7 @@ LEARNING_RATE = 2e-4
 
 
 def make_model(network, policy="float32"):
-    """A model, compiled, and the first seconds of its life: without imports, with building."""
+    """A model, built and compiled."""
     import keras
 
     from keras_ddpm import DiffusionModel, GaussianDiffusion, build_unet
@@ -26,38 +26,28 @@ def random_images(network, count):
     return np.random.default_rng(0).integers(0, 256, shape, "uint8")
 
 
-def training(network, policy, batch_size, steps):
-    """Seconds of a training step in `fit`, with Adam and averaged weights."""
-    import keras_ddpm  # noqa: F401 - imports are not part of the first step
-    from keras_ddpm.data import ImageDataset
+def training(network, policy, batch_size, steps, folder=None):
+    """Seconds of a training step in `fit`, with Adam and averaged weights.
 
-    begin = time.perf_counter()
-    model = make_model(network, policy)
-    images = random_images(network, batch_size * steps)
-    model.fit(images[:batch_size], batch_size=batch_size, verbose=0)
-    facts = {"first_step": time.perf_counter() - begin}
-    dataset = ImageDataset(images, batch_size=batch_size, flip=False)
-    model.fit(dataset, verbose=0)
-    yield {**facts, "parameters": model.network.count_params()}
-    while True:
-        begin = time.perf_counter()
-        model.fit(dataset, verbose=0)
-        yield (time.perf_counter() - begin) / steps
-
-
-def training_from_folder(network, policy, batch_size, steps, folder):
-    """The same, with the images of a folder, as `load_images` brings them."""
+    On random images, or on those of a folder, as `load_images` brings them.
+    """
     from keras_ddpm.data import ImageDataset, load_images
 
-    begin = time.perf_counter()
-    images = load_images(folder, image_size=network["image_size"])
-    facts = {"images_per_second_loaded": len(images) / (time.perf_counter() - begin)}
-    repeats = -(-batch_size * steps // len(images))
-    images = np.tile(images.images, (repeats, 1, 1, 1))[: batch_size * steps]
+    facts, count = {}, batch_size * steps
+    if folder is None:
+        images = random_images(network, count)
+    else:
+        begin = time.perf_counter()
+        images = load_images(folder, image_size=network["image_size"]).images
+        facts["images_per_second_loaded"] = len(images) / (time.perf_counter() - begin)
+        images = np.tile(images, (-(-count // len(images)), 1, 1, 1))[:count]
+    begin = time.perf_counter()  # imports are not part of the first step
     model = make_model(network, policy)
-    dataset = ImageDataset(images, batch_size=batch_size, flip=True)
+    model.fit(images[:batch_size], batch_size=batch_size, verbose=0)
+    facts |= {"first_step": time.perf_counter() - begin}
+    dataset = ImageDataset(images, batch_size=batch_size)
     model.fit(dataset, verbose=0)
-    yield facts
+    yield {**facts, "parameters": model.network.count_params()}
     while True:
         begin = time.perf_counter()
         model.fit(dataset, verbose=0)

@@ -42,13 +42,19 @@ def test_a_table(tmp_path):
     assert f"{folder['ratios'][arrays['name']]:.2f} × training on arrays" in text
 
 
-def test_a_case_that_fails_is_reported_and_the_others_go_on(speed, tmp_path, monkeypatch, capsys):
+def test_a_case_that_fails_is_reported_and_the_others_go_on(speed, tmp_path, monkeypatch):
+    import speed_tables
+
     def tables(args):
         cases = [
-            speed.Case(module, "speed_ours", "importing", {"module": module}, "numpy", ("json",))
+            speed_tables.Case(
+                module, "speed_ours", "importing", {"module": module}, "numpy", ("json",)
+            )
             for module in ("json", "no_such_module")
         ]
-        yield speed.Table("Import", [*cases, cases[0]._replace(name="no case", function="nothing")])
+        yield speed_tables.Table(
+            "Import", [*cases, cases[0]._replace(name="no case", function="nothing")]
+        )
 
     monkeypatch.setitem(speed.GROUPS, "start", tables)
     arguments = ["speed.py", "start", "--rounds", "2", "--output", str(tmp_path)]

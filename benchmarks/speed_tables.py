@@ -1,0 +1,174 @@
+"""What speed.py compares with what: the cases of each table."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+BACKENDS = ("tensorflow", "jax", "torch")
+POLICIES = ("float32", "mixed_bfloat16")
+NETWORKS = {
+    "tiny": {
+        "image_size": 16,
+        "widths": (8, 16),
+        "has_attention": (False, True),
+        "num_res_blocks": 1,
+    },
+    "small": {  # 5.9 M parameters
+        "image_size": 32,
+        "widths": (48, 96, 144),
+        "has_attention": (False, False, True),
+        "num_res_blocks": 2,
+    },
+    "large": {  # 63 M: the network of the keras.io example
+        "image_size": 64,
+        "widths": (64, 128, 256, 512),
+        "has_attention": (False, False, True, True),
+        "num_res_blocks": 2,
+    },
+}
+BATCH_SIZES = {"tiny": 4, "small": 16, "large": 8}
+STEPS_A_ROUND = {"tiny": 2, "small": 10, "large": 3}
+SAMPLED_AT_ONCE = {"tiny": 2, "small": 16}
+SAMPLERS = (("ddim", 50), ("dpm_solver++", 20), ("ddpm", 1000))
+DIFFUSERS = "diffusers, torch"
+NUM_PHOTOGRAPHS, PHOTOGRAPH_SIZE = 64, (500, 375)
+
+
+class Case(NamedTuple):
+    """A row of a table: which generator of which file to run, on which backend.
+
+    `references` are the names of the cases of the same table that this one is compared with.
+    """
+
+    name: str
+    module: str
+    function: str
+    options: dict
+    backend: str
+    references: tuple = ()
+
+
+class Table(NamedTuple):
+    """Cases that take turns."""
+
+    title: str
+    cases: list
+
+
+def training_tables(args):
+    for network in args.networks:
+        for policy in args.policies:
+            options = {
+                "network": NETWORKS[network],
+                "policy": policy,
+                "batch_size": BATCH_SIZES[network],
+                "steps": STEPS_A_ROUND[network],
+            }
+            title = f"Training step, {network} network, batch {options['batch_size']}, {policy}"
+            yield Table(title, beside_diffusers(args.backends, options))
+
+
+def beside_diffusers(backends, options):
+    """A case of training for each backend, and one for diffusers."""
+    ours = [Case(b, "speed_ours", "training", options, b, (DIFFUSERS,)) for b in backends]
+    return [*ours, Case(DIFFUSERS, "speed_diffusers", "training", options, "torch")]
+
+
+def sampling_tables(args):
+    network = "tiny" if args.networks == ["tiny"] else "small"
+    for sampler, steps in SAMPLERS:
+        options = {
+            "network": NETWORKS[network],
+            "policy": "float32",
+            "num_images": SAMPLED_AT_ONCE[network],
+            "steps": min(steps, 5) if network == "tiny" else steps,
+        }
+        with_sampler = {**options, "sampler": sampler}
+        cases = [Case(DIFFUSERS, "speed_diffusers", "sampling", with_sampler, "torch")]
+        for backend in args.backends:
+            others = {f"{backend}: forward passes alone": "forward_passes"}
+            if sampler == "ddim":  # the time does not depend on the sampler
+                others[f"{backend}: predict each step"] = "predict_each_step"
+            cases += [Case(name, "speed_ours", f, options, backend) for name, f in others.items()]
+            name, references = f"{backend}: generate", (*others, DIFFUSERS)
+            cases.append(Case(name, "speed_ours", "sampling", with_sampler, backend, references))
+        images = options["num_images"]
+        title = f"Sampling {images} images, {network} network, {sampler}, {options['steps']} steps"
+        yield Table(title, cases)
+
+
+def input_tables(args):
+    network = "tiny" if args.networks == ["tiny"] else "small"
+    folder = args.photographs or write_photographs(Path(args.scratch), NUM_PHOTOGRAPHS)
+    options = {
+        "network": NETWORKS[network],
+        "policy": "float32",
+        "batch_size": BATCH_SIZES[network],
+        "steps": STEPS_A_ROUND[network],
+    }
+    backend, alone = args.backends[0], "training on arrays"
+    few = {name: options[name] for name in ("network", "batch_size", "steps")}
+    from_folder = {**options, "folder": str(folder)}
+    yield Table(
+        f"Input, {network} network, batch {options['batch_size']}, {backend}",
+        [
+            Case(alone, "speed_ours", "training", options, backend),
+            Case(
+                "training on a folder",
+                "speed_ours",
+                "training",
+                from_folder,
+                backend,
+                (alone,),
+            ),
+            Case("a batch alone", "speed_ours", "batches", few, backend),
+        ],
+    )
+
+
+def start_tables(args):
+    for backend in args.backends:
+        keras, ours = (
+            Case(f"import {module}", "speed_ours", "importing", {"module": module}, backend)
+            for module in ("keras", "keras_ddpm")
+        )
+        yield Table(f"Import, {backend}", [keras, ours._replace(references=(keras.name,))])
+
+
+def memory_tables(args):
+    network = args.networks[-1]
+    for size, batch_size in memory_sizes(network):
+        options = {
+            "network": {**NETWORKS[network], "image_size": size},
+            "policy": "float32",
+            "batch_size": batch_size,
+            "steps": 1,
+        }
+        title = f"Memory of training, {network} network, {size}x{size}, batch {batch_size}"
+        yield Table(title, beside_diffusers(args.backends, options))
+
+
+def memory_sizes(network):
+    size, batch_size = NETWORKS[network]["image_size"], BATCH_SIZES[network]
+    return [(size, batch_size // 2), (size, 2 * batch_size), (2 * size, batch_size // 2)]
+
+
+GROUPS = {
+    "training": training_tables,
+    "sampling": sampling_tables,
+    "input": input_tables,
+    "start": start_tables,
+    "memory": memory_tables,
+}
+
+
+def write_photographs(folder, count):
+    """JPEGs of the size that photographs on the web have; smooth noise, so that they compress."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        coarse = rng.integers(0, 256, (12, 16, 3), "uint8")
+        image = Image.fromarray(coarse).resize(PHOTOGRAPH_SIZE, Image.Resampling.BICUBIC)
+        image.save(folder / f"{i:03d}.jpg", quality=90)
+    return folder
