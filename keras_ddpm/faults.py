@@ -34,10 +34,9 @@ def examine_step(loss, gradients, may_overflow):
 
     With loss scaling (`may_overflow`) infinite gradients are normal: the optimiser skips them.
     """
-    total = ops.cast(0.0, "float32")
-    if not may_overflow:
-        for gradient in gradients:
-            total += ops.sum(ops.cast(gradient, "float32"))
+    total = ops.zeros((), "float32")
+    if gradients and not may_overflow:
+        total = ops.sum(ops.stack([ops.sum(ops.cast(g, "float32")) for g in gradients]))
     finite = ops.logical_and(ops.isfinite(loss), ops.isfinite(total))
     return _report(finite, DIVERGED, loss, total)
 

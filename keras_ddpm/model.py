@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_ddpm import faults
-from keras_ddpm.backend import TrainStep
+from keras_ddpm.backend import TrainStep, move_averages
 from keras_ddpm.batches import check_label_names, stratified_timesteps, to_float, to_labels
 from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.generation import Generation
@@ -192,8 +192,7 @@ class DiffusionModel(TrainStep, Generation, Saving, keras.Model):
         decay = ops.minimum(self.ema_decay, (1 + n) / (10 + n))
         # Gradient accumulation and loss scaling skip updates: then the average waits, too.
         rate = ops.where(n > before, 1 - decay, 0.0)
-        for weight, average in zip(self.network.weights, self.ema_network.weights):
-            average.assign_add(ops.cast(rate, average.dtype) * (weight - average))
+        move_averages(self.ema_network.weights, self.network.weights, rate)
         batch_mean = ops.mean(batch["x_start"], axis=tuple(range(len(self.sample_shape))))
         rate = ops.maximum(1 / ops.maximum(n, 1.0), 0.001)
         self.data_mean.assign_add(rate * (batch_mean - self.data_mean))

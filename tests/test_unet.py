@@ -262,6 +262,38 @@ def test_group_normalization_is_that_of_keras(policy, options):
     )
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("options", [{}, {"center": False}, {"scale": False}])
+def test_group_normalization_has_the_gradients_of_keras(policy, options):
+    rng = np.random.default_rng(0)
+    images = rng.normal(rng.normal(0, 3, 12), rng.uniform(0.1, 5, 12), (3, 6, 5, 12))
+    weight = rng.normal(size=images.shape)
+
+    def gradients(layer):
+        # A step of SGD with rate 1 moves each weight by its gradient, and the embedding by that
+        # of x.
+        x = layers.Embedding(3, 6 * 5 * 12)
+        model = keras.Sequential(
+            [keras.Input((), dtype="int32"), x, layers.Reshape((6, 5, 12)), layer]
+        )
+        start = [np.linspace(-2, 2, 12) + i for i in range(len(layer.weights))]
+        model.set_weights([images.reshape(3, -1), *start])
+        before = model.get_weights()
+        model.compile(keras.optimizers.SGD(1.0), lambda y, output: ops.sum(y * output))
+        model.train_on_batch(np.arange(3), weight)
+        return [old - new for old, new in zip(before, model.get_weights())]
+
+    ours, expected = (
+        gradients(layer(groups=4, epsilon=1e-3, dtype=policy, **options))
+        for layer in (GroupNormalization, layers.GroupNormalization)
+    )
+    tolerance = 1e-5 if policy == "float32" else 2e-2
+    for one, other in zip(ours, expected):
+        largest = np.abs(other).max()
+        assert largest > 0.1
+        np.testing.assert_allclose(one / largest, other / largest, atol=tolerance)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (9, 6), (2, 3)])
 @pytest.mark.parametrize(
     "options",

@@ -1,6 +1,6 @@
 """What a backend forces to be different, one file each: the training step, compiling, running.
 
-Every file defines the same five names:
+Every file defines the same six names:
 
 - `TrainStep`: a mixin for `DiffusionModel` whose `train_step` and `test_step` only
   differentiate and apply. What they differentiate is written once, in `model.py`; its
@@ -8,6 +8,7 @@ Every file defines the same five names:
 - `compile_function(function, variables, jit_compile)`: compiles a function that reads Keras
   `variables`, for the sampling loop.
 - `inference_function(network)`: calls a functional network with a list of tensors, for inference.
+- `move_averages(averages, values, rate)`: how the averaged weights follow the weights.
 - `convolve(x, kernel, bias, strides, padding, dilation_rate)` and
   `group_norm(x, groups, gamma, beta, epsilon)`: what `layers.Conv2D` and
   `layers.GroupNormalization` compute. `bias`, `gamma` and `beta` may be None.
@@ -23,3 +24,4 @@ compile_function = _module.compile_function
 convolve = _module.convolve
 group_norm = _module.group_norm
 inference_function = _module.inference_function
+move_averages = _module.move_averages

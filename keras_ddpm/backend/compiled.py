@@ -11,6 +11,12 @@ def inference_function(network):
     return functools.partial(network, training=False)
 
 
+def move_averages(averages, values, rate):
+    """average ← average + rate (value − average)."""
+    for average, value in zip(averages, values):
+        average.assign_add(ops.cast(rate, average.dtype) * (value - average))
+
+
 def convolve(x, kernel, bias, strides, padding, dilation_rate):
     """The convolution of Keras."""
     x = ops.conv(x, kernel, strides, padding, "channels_last", dilation_rate)

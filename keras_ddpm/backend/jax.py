@@ -8,9 +8,16 @@ import jax
 import jax.numpy as jnp
 from keras import StatelessScope
 
-from keras_ddpm.backend.compiled import convolve, group_norm, inference_function
+from keras_ddpm.backend.compiled import convolve, group_norm, inference_function, move_averages
 
-__all__ = ["TrainStep", "compile_function", "convolve", "group_norm", "inference_function"]
+__all__ = [
+    "TrainStep",
+    "compile_function",
+    "convolve",
+    "group_norm",
+    "inference_function",
+    "move_averages",
+]
 
 
 class TrainStep:

@@ -1,12 +1,22 @@
 """TensorFlow: GradientTape, variables updated in place, `tf.function`."""
 
+import contextlib
 import functools
+import math
 
+import keras
 import tensorflow as tf
 
-from keras_ddpm.backend.compiled import convolve, group_norm, inference_function
+from keras_ddpm.backend.compiled import convolve, inference_function
 
-__all__ = ["TrainStep", "compile_function", "convolve", "group_norm", "inference_function"]
+__all__ = [
+    "TrainStep",
+    "compile_function",
+    "convolve",
+    "group_norm",
+    "inference_function",
+    "move_averages",
+]
 
 
 class TrainStep:
@@ -23,13 +33,115 @@ class TrainStep:
         return self.update_metrics(batch, loss, target, output)
 
     def step_optimizer(self, gradients):
-        self.optimizer.apply(gradients, self.network.trainable_variables)
+        with fused_adam(self.optimizer):
+            self.optimizer.apply(gradients, self.network.trainable_variables)
 
     def test_step(self, data):
         batch = self.prepare_batch(data, validation=True)
         loss, target, output = self.denoising_loss(self.ema_network, batch, training=False)
         self.examine(batch, loss)
         return self.update_metrics(batch, loss, target, output)
+
+
+@contextlib.contextmanager
+def fused_adam(optimizer):
+    """Lets Keras' Adam take its step with one kernel a weight, where Keras has twenty operations.
+
+    The step is that of Keras to 5e-5, the rounding of 1 − β₂. A large network starts much sooner,
+    for its graph is not half as large, and each step is quicker. Other optimizers stay as they are.
+    """
+    if type(optimizer) is not keras.optimizers.Adam or optimizer.amsgrad:
+        yield
+        return
+    beta_1, beta_2, epsilon, zero = (
+        tf.constant(a, "float32")
+        for a in (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon, 0)
+    )
+    count = keras.ops.cast(optimizer.iterations + 1, "float32")
+    # Kingma & Ba (2015), end of section 2: what makes up for averages that begin at zero.
+    correction = tf.sqrt(1 - beta_2**count) / (1 - beta_1**count)
+
+    def update_step(gradient, variable, learning_rate):
+        index = optimizer._get_variable_index(variable)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=optimizer._momentums[index].value.handle,
+            v=optimizer._velocities[index].value.handle,
+            beta1_power=zero,  # the correction is in lr already
+            beta2_power=zero,
+            lr=learning_rate * correction,
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=epsilon,
+            grad=tf.convert_to_tensor(gradient),
+        )
+
+    optimizer.update_step = update_step
+    try:
+        yield
+    finally:
+        del optimizer.update_step
+
+
+def move_averages(averages, values, rate):
+    """average ← average − rate (average − value), in place."""
+    for average, value in zip(averages, values):
+        tf.raw_ops.ResourceApplyGradientDescent(
+            var=average.value.handle, alpha=rate, delta=average.value - value.value
+        )
+
+
+def group_norm(x, groups, gamma, beta, epsilon):
+    """Wu & He (2018), with its gradient written out.
+
+    TensorFlow's own needs twice the operations, and keeps an image more for them.
+    """
+    num_pixels, channels = math.prod(x.shape[1:-1]), x.shape[-1]
+    grouped = (-1, num_pixels, groups, channels // groups)
+    gamma = tf.ones(channels) if gamma is None else tf.cast(gamma, "float32")
+    beta = tf.zeros(channels) if beta is None else tf.cast(beta, "float32")
+
+    def split(pixels):
+        return tf.reshape(tf.cast(pixels, "float32"), grouped)
+
+    def join(pixels, like):
+        return tf.cast(tf.reshape(pixels, tf.shape(like)), like.dtype)
+
+    @tf.custom_gradient
+    def normalise(x, gamma, beta):
+        # Each channel is measured first, over contiguous pixels, and the groups from their
+        # channels: the variance of a group is that within them and that between their means.
+        pixels = split(x)
+        centre = tf.reduce_mean(pixels, axis=1, keepdims=True)
+        spread = tf.math.squared_difference(pixels, centre)
+        spread = tf.reduce_mean(spread, axis=1, keepdims=True)
+        mean = tf.reduce_mean(centre, axis=3, keepdims=True)
+        spread += tf.math.squared_difference(centre, mean)
+        inverse = tf.math.rsqrt(tf.reduce_mean(spread, axis=3, keepdims=True) + epsilon)
+        gamma, beta = (tf.reshape(a, grouped[2:]) for a in (gamma, beta))
+        scale = inverse * gamma
+        y = join(pixels * scale + (beta - mean * scale), like=x)
+
+        def gradient(upstream):
+            # With x̂ = (x − mean) inverse and g = upstream · gamma, the gradient of x is
+            # inverse · (g − E g − x̂ E(g x̂)), E being the mean over a group.
+            upstream, pixels = split(upstream), split(x)
+            to_beta = tf.reduce_sum(upstream, axis=1, keepdims=True)
+            to_gamma = tf.reduce_sum(upstream * pixels, axis=1, keepdims=True)
+            to_gamma = (to_gamma - mean * to_beta) * inverse
+            along = tf.reduce_mean(to_gamma * gamma, axis=3, keepdims=True) / num_pixels
+            along = tf.broadcast_to(-along * tf.square(inverse), tf.shape(scale))
+            constant = tf.reduce_mean(to_beta * gamma, axis=3, keepdims=True) / num_pixels
+            constant = -constant * inverse - along * mean
+            to_x = upstream * scale + (pixels * along + constant)
+            to_gamma, to_beta = (
+                tf.reshape(tf.reduce_sum(a, axis=0), [channels]) for a in (to_gamma, to_beta)
+            )
+            return join(to_x, like=x), to_gamma, to_beta
+
+        return y, gradient
+
+    return normalise(x, gamma, beta)
 
 
 def compile_function(function, variables, jit_compile):

@@ -72,6 +72,11 @@ def inference_function(network):
     return run
 
 
+def move_averages(averages, values, rate):
+    """average ← average + rate (value − average), a few launches for all of them."""
+    torch._foreach_lerp_([a.value for a in averages], [v.value for v in values], float(rate))
+
+
 def convolve(x, kernel, bias, strides, padding, dilation_rate):
     """As Keras 3.15 does it, but that copies x twice: to PyTorch's usual order, and back."""
     # Seen as (batch, channels, height, width), what lies in memory is PyTorch's channels_last.
@@ -99,5 +104,7 @@ def _margins(size, kernel_size, stride, dilation):
 
 def group_norm(x, groups, gamma, beta, epsilon):
     """PyTorch's own, which keeps its statistics in float32."""
+    if gamma is None:  # its gradient (torch 2.13) fails where there is a beta and no gamma
+        gamma = torch.ones(x.shape[-1], device=x.device)
     gamma, beta = (a if a is None else ops.cast(a, x.dtype) for a in (gamma, beta))
     return F.group_norm(x.permute(0, 3, 1, 2), groups, gamma, beta, epsilon).permute(0, 2, 3, 1)
