@@ -25,6 +25,12 @@ from pathlib import Path
 
 from speed_tables import BACKENDS, GROUPS, NETWORKS, POLICIES
 
+# Several processes share a GPU, and none may take all of it.
+ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "diffusers", "numpy")
 
 
@@ -34,7 +40,7 @@ class Worker:
     def __init__(self, case):
         self.case, self.seconds, self.facts, self.failure = case, [], {}, None
         self._errors = tempfile.TemporaryFile("w+")
-        environment = {**os.environ, "KERAS_BACKEND": case.backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = {**os.environ, **ENVIRONMENT, "KERAS_BACKEND": case.backend}
         spec = {k: getattr(case, k) for k in ("module", "function", "options")}
         self._process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("speed_worker.py"), json.dumps(spec)],
@@ -93,7 +99,10 @@ def measure(table, rounds):
         for worker in workers:
             worker.close()
     rows = {worker.case.name: worker.result() for worker in workers}
+    counted = [row for row in rows.values() if "flops" in row]
     for row in rows.values():
+        # Those who do not count their operations do as many as another with the same options.
+        row |= next(({"flops": r["flops"]} for r in counted if r["options"] == row["options"]), {})
         row["ratios"] = {
             name: statistics.median(theirs / ours for theirs, ours in zip(rounds, row["rounds"]))
             for name in row["references"]
@@ -114,8 +123,10 @@ def describe(results):
     ]
     for table in results["tables"]:
         lines += ["", f"### {table['title']}", ""]
-        lines += ["| | seconds (lowest to highest) | as fast as | first | peak memory |"]
-        lines += ["|---|---|---|---|---|"]
+        lines += [
+            "| | seconds (lowest to highest) | as fast as | GFLOP/s | first | peak memory |",
+            "|---|---|---|---|---|---|",
+        ]
         for row in table["rows"]:
             lines.append(f"| {' | '.join(cells(row))} |")
     return "\n".join(lines) + "\n"
@@ -123,18 +134,21 @@ def describe(results):
 
 def cells(row):
     if "failure" in row:
-        return [row["name"], f"failed: {row['failure'][:100]}", "", "", ""]
+        return [row["name"], f"failed: {row['failure'][:100]}", "", "", "", ""]
     rounds = row["rounds"]
-    seconds = f"{row['seconds']:.3g} ({min(rounds):.3g} to {max(rounds):.3g})" if rounds else ""
-    ratios = ", ".join(f"{ratio:.2f} × {name}" for name, ratio in row["ratios"].items())
     first = next((row[key] for key in ("first_step", "first_call") if key in row), None)
-    peak = row["peak_megabytes"]
+    host, device = row["peak_megabytes"], row["peak_device_megabytes"]
     return [
         row["name"],
-        seconds,
-        ratios,
+        f"{row['seconds']:.3g} ({min(rounds):.3g} to {max(rounds):.3g})" if rounds else "",
+        ", ".join(f"{ratio:.2f} × {name}" for name, ratio in row["ratios"].items()),
+        f"{row['flops'] / row['seconds'] / 1e9:,.0f}" if rounds and "flops" in row else "",
         "" if first is None else f"{first:.1f} s",
-        "" if peak is None else f"{peak:,.0f} MB",
+        ", ".join(
+            f"{peak:,.0f} MB{where}"
+            for peak, where in ((host, ""), (device, " on the GPU"))
+            if peak is not None
+        ),
     ]
 
 
@@ -172,14 +186,18 @@ def parse_args():
     add("--networks", nargs="+", choices=[*NETWORKS], default=["small", "large"])
     add("--policies", nargs="+", choices=POLICIES, default=[*POLICIES])
     add("--backends", nargs="+", choices=BACKENDS, default=[*BACKENDS])
+    add("--batch_size", type=int, help="of training and sampling (default: the network's)")
+    add("--matrix_size", type=int, default=2048, help="of the product (default: %(default)s)")
     add("--rounds", type=int, default=5, help="of each case (default: %(default)s)")
     add("--photographs", help="a folder, for the group input (default: makes some up)")
     add("--output", default="runs/speed", help="folder (default: %(default)s)")
     args = parser.parse_args()
     if unknown := [name for name in args.groups if name not in GROUPS]:
         parser.error(f"GROUP must be one of {', '.join(GROUPS)}, got {unknown[0]!r}")
-    if args.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {args.rounds}")
+    for name in ("batch_size", "matrix_size", "rounds"):
+        number = getattr(args, name)
+        if number is not None and number < 1:
+            parser.error(f"--{name} must be at least 1, got {number}")
     if args.photographs and not Path(args.photographs).is_dir():
         parser.error(f"--photographs must be a folder, got {args.photographs!r}")
     args.groups = args.groups or [*GROUPS]

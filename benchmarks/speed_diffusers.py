@@ -9,7 +9,10 @@ EMA_DECAY = 0.999
 
 
 def make_network(network):
-    """The `UNet2DModel` with the widths, blocks, groups and attention of `build_unet`'s."""
+    """The `UNet2DModel` with the widths, blocks, groups and attention of `build_unet`'s.
+
+    Returns it with the device it is on: a GPU if there is one.
+    """
     import torch
     from diffusers import UNet2DModel
 
@@ -17,7 +20,8 @@ def make_network(network):
     attends = network["has_attention"]
     down = ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends]
     up = ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)]
-    return UNet2DModel(
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = UNet2DModel(
         sample_size=network["image_size"],
         block_out_channels=network["widths"],
         layers_per_block=network["num_res_blocks"],
@@ -27,6 +31,7 @@ def make_network(network):
         norm_num_groups=8,
         downsample_padding=0,
     )
+    return model.to(device), device
 
 
 def training(network, policy, batch_size, steps):
@@ -37,18 +42,18 @@ def training(network, policy, batch_size, steps):
     from diffusers.training_utils import EMAModel
 
     begin = time.perf_counter()
-    model = make_network(network)
+    model, device = make_network(network)
     scheduler, average = DDPMScheduler(1000), EMAModel(model.parameters(), decay=EMA_DECAY)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
     size = network["image_size"]
     images = np.random.default_rng(0).integers(0, 256, (steps * batch_size, 3, size, size), "uint8")
 
     def step(batch):
-        x_start = torch.from_numpy(batch).float() / 127.5 - 1
+        x_start = torch.from_numpy(batch).to(device).float() / 127.5 - 1
         noise = torch.randn_like(x_start)
-        t = torch.randint(0, 1000, (len(batch),))
+        t = torch.randint(0, 1000, (len(batch),), device=device)
         x_t = scheduler.add_noise(x_start, noise, t)
-        with torch.autocast("cpu", torch.bfloat16, enabled=policy == "mixed_bfloat16"):
+        with torch.autocast(device, torch.bfloat16, enabled=policy == "mixed_bfloat16"):
             output = model(x_t, t).sample
         loss = F.mse_loss(output.float(), noise)
         loss.backward()
@@ -84,13 +89,13 @@ def sampling(network, policy, num_images, sampler, steps):
         "dpm_solver++": (DDPMPipeline, DPMSolverMultistepScheduler),
     }
     pipeline, scheduler = pipelines[sampler]
-    network = make_network(network)
+    network, device = make_network(network)
     draw = pipeline(network, scheduler(1000))
     draw.set_progress_bar_config(disable=True)
 
     def run(seed):
         begin = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=policy == "mixed_bfloat16"):
+        with torch.autocast(device, torch.bfloat16, enabled=policy == "mixed_bfloat16"):
             draw(
                 batch_size=num_images,
                 num_inference_steps=steps,

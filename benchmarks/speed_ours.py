@@ -31,6 +31,8 @@ def training(network, policy, batch_size, steps, folder=None):
 
     On random images, or on those of a folder, as `load_images` brings them.
     """
+    from flops import forward_flops
+
     from keras_ddpm.data import ImageDataset, load_images
 
     facts, count = {}, batch_size * steps
@@ -45,6 +47,7 @@ def training(network, policy, batch_size, steps, folder=None):
     model = make_model(network, policy)
     model.fit(images[:batch_size], batch_size=batch_size, verbose=0)
     facts |= {"first_step": time.perf_counter() - begin}
+    facts |= {"flops": 3 * batch_size * forward_flops(model.network)}
     dataset = ImageDataset(images, batch_size=batch_size)
     model.fit(dataset, verbose=0)
     yield {**facts, "parameters": model.network.count_params()}

@@ -27,7 +27,7 @@ NETWORKS = {
 }
 BATCH_SIZES = {"tiny": 4, "small": 16, "large": 8}
 STEPS_A_ROUND = {"tiny": 2, "small": 10, "large": 3}
-SAMPLED_AT_ONCE = {"tiny": 2, "small": 16}
+SAMPLED_AT_ONCE = {"tiny": 2, "small": 16, "large": 4}
 SAMPLERS = (("ddim", 50), ("dpm_solver++", 20), ("ddpm", 1000))
 DIFFUSERS = "diffusers, torch"
 NUM_PHOTOGRAPHS, PHOTOGRAPH_SIZE = 64, (500, 375)
@@ -60,11 +60,12 @@ def training_tables(args):
             options = {
                 "network": NETWORKS[network],
                 "policy": policy,
-                "batch_size": BATCH_SIZES[network],
+                "batch_size": args.batch_size or BATCH_SIZES[network],
                 "steps": STEPS_A_ROUND[network],
             }
             title = f"Training step, {network} network, batch {options['batch_size']}, {policy}"
-            yield Table(title, beside_diffusers(args.backends, options))
+            cases = [*beside_diffusers(args.backends, options), *ceilings(args, options)]
+            yield Table(title, cases)
 
 
 def beside_diffusers(backends, options):
@@ -73,13 +74,26 @@ def beside_diffusers(backends, options):
     return [*ours, Case(DIFFUSERS, "speed_diffusers", "training", options, "torch")]
 
 
+def ceilings(args, options):
+    """What the machine can do at most in that precision."""
+    policy, size = options["policy"], args.matrix_size
+    product = {"policy": policy, "size": size}
+    for backend in args.backends:
+        name = f"{backend}: product of {size}x{size} matrices"
+        yield Case(name, "speed_ceilings", "matrix_product", product, backend)
+    if "tensorflow" in args.backends:
+        alone = {name: options[name] for name in ("network", "policy", "batch_size")}
+        name = "tensorflow: its convolutions alone"
+        yield Case(name, "speed_ceilings", "convolutions", alone, "tensorflow")
+
+
 def sampling_tables(args):
-    network = "tiny" if args.networks == ["tiny"] else "small"
+    network = args.networks[0]
     for sampler, steps in SAMPLERS:
         options = {
             "network": NETWORKS[network],
             "policy": "float32",
-            "num_images": SAMPLED_AT_ONCE[network],
+            "num_images": args.batch_size or SAMPLED_AT_ONCE[network],
             "steps": min(steps, 5) if network == "tiny" else steps,
         }
         with_sampler = {**options, "sampler": sampler}

@@ -23,7 +23,8 @@ def main():
     print(json.dumps(next(rounds)), file=answers)
     for _ in sys.stdin:
         print(json.dumps({"seconds": next(rounds)}), file=answers)
-    print(json.dumps({"peak_megabytes": peak_megabytes()}), file=answers)
+    peaks = {"peak_megabytes": peak_megabytes(), "peak_device_megabytes": peak_device_megabytes()}
+    print(json.dumps(peaks), file=answers)
 
 
 def peak_megabytes():
@@ -34,6 +35,16 @@ def peak_megabytes():
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def peak_device_megabytes():
+    """The most memory that arrays on a GPU ever took; None without one."""
+    torch, jax = (sys.modules.get(name) for name in ("torch", "jax"))
+    if torch and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e6
+    if jax and jax.default_backend() == "gpu":
+        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 1e6
+    return None
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def test_a_case_that_fails_is_reported_and_the_others_go_on(speed, tmp_path, mon
     [
         (["trainings"], "GROUP must be one of training, sampling, input, start, memory"),
         (["--rounds", "0"], "--rounds must be at least 1, got 0"),
+        (["--batch_size", "-1"], "--batch_size must be at least 1, got -1"),
         (["--photographs", "nowhere"], "--photographs must be a folder, got 'nowhere'"),
         (["--backends", "numpy"], "invalid choice: 'numpy'"),
     ],
@@ -85,6 +86,23 @@ def test_wrong_options(speed, monkeypatch, capsys, options, expected):
     with pytest.raises(SystemExit):
         speed.parse_args()
     assert expected in capsys.readouterr().err
+
+
+def test_ceilings_are_measured(speed):
+    """Sixteen times the operations, and more, take longer."""
+    import speed_ceilings
+    from speed_tables import NETWORKS
+
+    big, small = (
+        speed_ceilings.convolutions({**NETWORKS["tiny"], "image_size": size}, "float32", 8)
+        for size in (64, 16)
+    )
+    assert next(big)["flops"] == 16 * next(small)["flops"] > 1e6
+    assert min(next(big) for _ in range(5)) > min(next(small) for _ in range(5)) > 0
+
+    big, small = (speed_ceilings.matrix_product("mixed_bfloat16", size) for size in (1024, 64))
+    assert (next(big)["flops"], next(small)["flops"]) == (2**31, 2**19)
+    assert min(next(big) for _ in range(5)) > min(next(small) for _ in range(5)) > 0
 
 
 def test_all_tables_name_cases_that_exist(speed, monkeypatch, tmp_path):
