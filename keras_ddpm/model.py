@@ -1,5 +1,7 @@
 """`DiffusionModel`: a network, a diffusion process and an averaged copy, as a `keras.Model`."""
 
+import gc
+
 import keras
 from keras import ops
 
@@ -8,6 +10,7 @@ from keras_ddpm.backend import TrainStep, move_averages
 from keras_ddpm.batches import check_label_names, stratified_timesteps, to_float, to_labels
 from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.generation import Generation
+from keras_ddpm.memory import batch_size_advice, is_out_of_memory
 from keras_ddpm.saving import Saving
 from keras_ddpm.validation import check_fraction
 from keras_ddpm.weighting import min_snr_weights
@@ -227,6 +230,7 @@ class DiffusionModel(TrainStep, Generation, Saving, keras.Model):
             ValueError: for pixels outside [-1, 1] or NaN, or labels out of range.
             FloatingPointError: once the loss or the gradients are no longer finite. The weights
                 are then those before that step.
+            MemoryError: when memory runs out. It names a batch size that fits.
         """
         self.fault.assign(ops.zeros((3,)))
         callbacks = [faults.StopOnFault(), *keras.tree.flatten(callbacks or [])]
@@ -237,7 +241,18 @@ class DiffusionModel(TrainStep, Generation, Saving, keras.Model):
                 "sample_weight was given without y (labels): Keras would drop it. Pass a dataset "
                 "whose batches are (x, labels, sample_weight)."
             )
-        return super().fit(x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs)
+        size = getattr(x, "batch_size", None)
+        if hasattr(x, "shape"):
+            size = min(batch_size or 32, len(x))  # 32 is what Keras takes
+        try:
+            return super().fit(
+                x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs
+            )
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        gc.collect()
+        raise MemoryError(batch_size_advice(self, size))
 
     def train_on_batch(self, *args, **kwargs):
         """As `keras.Model.train_on_batch`, with the errors of `fit`."""
