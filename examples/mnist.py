@@ -1,7 +1,7 @@
 """Trains on handwritten digits, and draws them plain, by class, and guided.
 
     python examples/mnist.py
-    python examples/mnist.py --data.use_labels false --sampling.guidance_scale 1 --run runs/plain
+    python examples/mnist.py --data.use_labels false --run runs/plain
 
 The options, the files of a run, and how it is resumed are those of flowers.py. At the end comes
 digits.png: a row without labels, and a row of the ten digits for each guidance scale.

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_ddpm import DiffusionModel
 from keras_ddpm.metrics import (
     InceptionFeatures,
     LeNetFeatures,
@@ -106,7 +107,7 @@ def test_lenet_is_the_one_of_its_docstring(trained):
 
 
 @pytest.mark.once
-def test_lenet_reads_digits():
+def test_lenet_reads_digits_and_those_of_the_preset():
     """A thirtieth of MNIST; with a sixth the accuracy is 0.98."""
     path = Path(os.environ.get("KERAS_DDPM_DATA", ""), "mnist.npz")
     if not path.is_file():
@@ -114,6 +115,10 @@ def test_lenet_reads_digits():
     with np.load(path) as mnist:
         features = LeNetFeatures(mnist["x_train"][:2000, ..., None], mnist["y_train"][:2000])
         assert features.accuracy(mnist["x_test"][..., None], mnist["y_test"]) > 0.93
+    labels = np.arange(100) % 10
+    model = DiffusionModel.from_preset("mnist_28")
+    drawn = model.generate(labels=labels, sampler="dpm_solver++", eta=1.0, steps=20, seed=0)
+    assert features.accuracy(drawn, labels) > 0.93
 
 
 def test_lenet_is_kept_in_its_cache(trained, monkeypatch):
