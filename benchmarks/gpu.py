@@ -51,7 +51,11 @@ SMALL_TRAINING = {
 
 
 def run(*command, backend, log, limit_s=None):
-    """Runs Python on a command; what it prints goes to a file. Returns (line, exit status)."""
+    """Runs Python on a command; what it prints goes to a file.
+
+    Returns:
+        A dict: seconds, exit status (None if it was stopped) and the last line of that file.
+    """
     begin = time.perf_counter()
     with log.open("w") as file:
         environment = {**os.environ, "KERAS_BACKEND": backend}
@@ -87,7 +91,8 @@ def speed(args):
     command = ["benchmarks/speed.py", "training", "sampling", *options, "--backends"]
     command += [*args.backends, "--output", args.output]
     yield "speed", run(*command, backend=args.backends[0], log=args.output / "speed.txt")
-    print((args.output / "speed.md").read_text())
+    if (args.output / "speed.md").exists():
+        print((args.output / "speed.md").read_text())
 
 
 def train(args):
@@ -100,17 +105,19 @@ def train(args):
     result = run(*command, backend=backend, log=log, limit_s=limit_s)
     yield f"train, {backend}", result
     if result["status"] == 0:
-        os.environ["KERAS_BACKEND"] = backend
+        os.environ["KERAS_BACKEND"] = backend  # before anything imports Keras
+        from keras_ddpm.checkpoints import open_model
+
+        model = open_model(folder / "final.keras")
+        model.save_to_preset(args.output / "preset", "Flowers, class by class.")
         for sampler in SAMPLERS:
-            yield sampler, draw(folder / "final.keras", sampler, args)
+            yield sampler, draw(model, sampler, args)
 
 
-def draw(path, sampler, args):
-    """A hundred samples, ten by ten, and the preset that they come from."""
-    from keras_ddpm.checkpoints import open_model
+def draw(model, sampler, args):
+    """A hundred samples, ten by ten."""
     from keras_ddpm.plotting import image_grid, save_image
 
-    model = open_model(path)
     options, count = {**SAMPLERS[sampler], "guidance_scale": 2.0}, 100
     if args.small:
         options["steps"], count = 2, 4
@@ -120,9 +127,6 @@ def draw(path, sampler, args):
     seconds = time.perf_counter() - begin
     picture = args.output / f"{sampler.replace('+', 'p')}.png"
     save_image(picture, image_grid(images, columns=min(10, count)))
-    preset = args.output / "preset"
-    if not preset.exists():
-        model.save_to_preset(preset, "Flowers of Oxford Flowers 102, class by class.")
     return {"seconds": seconds, "status": 0, "last": str(picture), **options}
 
 

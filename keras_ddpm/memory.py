@@ -6,10 +6,11 @@ import keras
 import numpy as np
 
 MOST_TRIED = 256  # where nobody knows how large the batches were
-# What TensorFlow, XLA, PyTorch on a GPU, PyTorch on a CPU and NumPy say.
+# What TensorFlow, XLA, XLA's kernels on a CPU, PyTorch on a GPU and on a CPU, and NumPy say.
 SIGNS = (
     "OOM when allocating",
     "RESOURCE_EXHAUSTED",
+    "YNNPACK operation failed",  # it gives no reason: sizes are settled, so memory is what is left
     "out of memory",
     "can't allocate memory",
     "Unable to allocate",
@@ -20,7 +21,7 @@ def is_out_of_memory(error):
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
 
 
-def batch_size_advice(model, batch_size):
+def batch_size_advice(model, batch_size, reason):
     """What to do about it, in words. Smaller batches are tried on a copy of the model.
 
     To be called once the error is gone: its traceback holds what filled the memory.
@@ -28,18 +29,22 @@ def batch_size_advice(model, batch_size):
     Args:
         model: the compiled `DiffusionModel` that ran out of memory.
         batch_size: images in a batch, None if that is not known.
+        reason: str, what the error said.
     """
     fitting = find_batch_size(model, (batch_size or 2 * MOST_TRIED) // 2)
     tried = "these batches" if batch_size is None else f"batches of {batch_size}"
     if fitting is None:
-        return f"out of memory with {tried}, and with one image: take a smaller one, or network."
+        return (
+            f"out of memory with {tried}, and with one image: take a smaller one, or network "
+            f"({reason})."
+        )
     advice = f"out of memory with {tried}; batch_size={fitting} fits."
     if batch_size is not None:
         advice += (
             f" With gradient_accumulation_steps={-(-batch_size // fitting)} in the optimizer "
             "(training.gradient_accumulation in a configuration) a step is as large as before."
         )
-    return advice
+    return f"{advice} ({reason})"
 
 
 def find_batch_size(model, largest):

@@ -251,8 +251,9 @@ class DiffusionModel(TrainStep, Generation, Saving, keras.Model):
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
         gc.collect()
-        raise MemoryError(batch_size_advice(self, size))
+        raise MemoryError(batch_size_advice(self, size, reason))
 
     def train_on_batch(self, *args, **kwargs):
         """As `keras.Model.train_on_batch`, with the errors of `fit`."""

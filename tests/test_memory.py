@@ -16,9 +16,11 @@ BACKEND = keras.backend.backend()
 MESSAGES = [
     RuntimeError("OOM when allocating tensor with shape[4096,32,32,64]"),
     RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 11920394560 bytes."),
+    RuntimeError("INTERNAL: YNNPACK operation failed: error"),
     RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
     MemoryError("Unable to allocate 7.28 TiB for an array"),
+    MemoryError(),
 ]
 
 
@@ -52,11 +54,14 @@ def room_for(monkeypatch):
 
 @pytest.mark.parametrize("error", MESSAGES)
 def test_a_batch_size_that_fits_is_named_and_nothing_changes(room_for, error):
-    model, before = make_model(num_classes=3), None
+    model = make_model(num_classes=3)
     before = states(model)
     room_for(4, error)
-    with pytest.raises(MemoryError, match="batches of 12; batch_size=3 fits.*steps=4 in the opt"):
+    with pytest.raises(
+        MemoryError, match="batches of 12; batch_size=3 fits.*steps=4 in the opt"
+    ) as raised:
         model.fit(np.zeros((20, 8, 8, 1), "float32"), np.zeros(20, "int32"), batch_size=12)
+    assert str(error) in str(raised.value)
     assert_same_states(states(model), before)
 
 
@@ -79,7 +84,7 @@ def test_the_size_of_the_batches_is_known_for_arrays(room_for, images, batch_siz
 def test_and_may_be_unknown(room_for):
     model = make_model()
     room_for(20)
-    with pytest.raises(MemoryError, match="with these batches; batch_size=16 fits.$"):
+    with pytest.raises(MemoryError, match="with these batches; batch_size=16 fits"):
         model.fit(iter([np.zeros((300, 8, 8, 1), "float32")]))
 
 
@@ -116,7 +121,8 @@ print("loss", make_model().fit(x[:size], batch_size=size, verbose=0).history["lo
 """
 
 
-@pytest.mark.skipif(BACKEND == "tensorflow", reason="on a CPU its convolutions abort the process")
+# Without memory TensorFlow aborts the process, and XLA fails wherever it happens to be.
+@pytest.mark.skipif(BACKEND != "torch", reason="on a CPU only PyTorch always says so by an error")
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited and read as Linux does it")
 def test_memory_that_really_runs_out():
     done = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True)

@@ -391,6 +391,16 @@ def test_mixed_precision_trains_and_the_loss_falls(policy, dtype_policy):
     assert model.generate(2, steps=2, seed=0).dtype == np.float32
 
 
+@pytest.mark.parametrize("policy", ["bfloat16", "float64"])
+def test_weights_of_another_precision_train_and_are_averaged(policy, dtype_policy):
+    dtype_policy(policy)
+    model = make_model(ema_decay=0.5)
+    before = model.network.get_weights()
+    assert np.isfinite(fit(model, epochs=2)).all()
+    weights, averages = model.network.get_weights(), model.ema_network.get_weights()
+    assert distance(weights, before) > distance(weights, averages) > 0
+
+
 class PlainAdam(keras.optimizers.Adam):
     """Keras' own step on every backend: what a backend does quicker is for Adam itself."""
 

@@ -1,6 +1,7 @@
 """What a backend forces to be different, one file each: the training step, compiling, running.
 
-Every file defines the same six names:
+Six names. `TrainStep` and `compile_function` differ everywhere; the others are those in
+`compiled.py`, unless a backend has its own:
 
 - `TrainStep`: a mixin for `DiffusionModel` whose `train_step` and `test_step` only
   differentiate and apply. What they differentiate is written once, in `model.py`; its
@@ -18,10 +19,18 @@ import importlib
 
 import keras
 
+from keras_ddpm.backend import compiled
+
 _module = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+
+
+def _own_or_compiled(name):
+    return getattr(_module, name, None) or getattr(compiled, name)
+
+
 TrainStep = _module.TrainStep
 compile_function = _module.compile_function
-convolve = _module.convolve
-group_norm = _module.group_norm
-inference_function = _module.inference_function
-move_averages = _module.move_averages
+convolve = _own_or_compiled("convolve")
+group_norm = _own_or_compiled("group_norm")
+inference_function = _own_or_compiled("inference_function")
+move_averages = _own_or_compiled("move_averages")

@@ -8,17 +8,6 @@ import jax
 import jax.numpy as jnp
 from keras import StatelessScope
 
-from keras_ddpm.backend.compiled import convolve, group_norm, inference_function, move_averages
-
-__all__ = [
-    "TrainStep",
-    "compile_function",
-    "convolve",
-    "group_norm",
-    "inference_function",
-    "move_averages",
-]
-
 
 class TrainStep:
     def train_step(self, state, data):

@@ -7,17 +7,6 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_ddpm.backend.compiled import convolve, inference_function
-
-__all__ = [
-    "TrainStep",
-    "compile_function",
-    "convolve",
-    "group_norm",
-    "inference_function",
-    "move_averages",
-]
-
 
 class TrainStep:
     def train_step(self, data):
@@ -53,6 +42,7 @@ def fused_adam(optimizer):
     if type(optimizer) is not keras.optimizers.Adam or optimizer.amsgrad:
         yield
         return
+    # Tensors, each made once, instead of numbers that become one for every weight.
     beta_1, beta_2, epsilon, zero = (
         tf.constant(a, "float32")
         for a in (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon, 0)
@@ -63,17 +53,21 @@ def fused_adam(optimizer):
 
     def update_step(gradient, variable, learning_rate):
         index = optimizer._get_variable_index(variable)
+
+        def like(number):
+            return tf.cast(number, variable.dtype)
+
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=optimizer._momentums[index].value.handle,
             v=optimizer._velocities[index].value.handle,
-            beta1_power=zero,  # the correction is in lr already
-            beta2_power=zero,
-            lr=learning_rate * correction,
-            beta1=beta_1,
-            beta2=beta_2,
-            epsilon=epsilon,
-            grad=tf.convert_to_tensor(gradient),
+            beta1_power=like(zero),  # the correction is in lr already
+            beta2_power=like(zero),
+            lr=like(learning_rate * correction),
+            beta1=like(beta_1),
+            beta2=like(beta_2),
+            epsilon=like(epsilon),
+            grad=like(tf.convert_to_tensor(gradient)),
         )
 
     optimizer.update_step = update_step
@@ -86,8 +80,9 @@ def fused_adam(optimizer):
 def move_averages(averages, values, rate):
     """average ← average − rate (average − value), in place."""
     for average, value in zip(averages, values):
+        difference = average.value - value.value
         tf.raw_ops.ResourceApplyGradientDescent(
-            var=average.value.handle, alpha=rate, delta=average.value - value.value
+            var=average.value.handle, alpha=tf.cast(rate, difference.dtype), delta=difference
         )
 
 

@@ -123,6 +123,7 @@ def _card(model, name, description, dtype):
     classes = "none" if model.num_classes is None else str(model.num_classes)
     if model.label_names:
         classes += ": " + ", ".join(model.label_names)
+    asked = "16" if model.num_classes is None else f"labels=range({min(16, model.num_classes)})"
     lines = [
         f"# {name}",
         "",
@@ -135,7 +136,7 @@ def _card(model, name, description, dtype):
         "",
         "```python",
         f'model = DiffusionModel.from_preset("{name}")',
-        'images = model.generate(16, sampler="dpm_solver++", steps=20, seed=0)',
+        f'images = model.generate({asked}, sampler="dpm_solver++", steps=20, seed=0)',
         "```",
     ]
     return "\n".join(lines) + "\n"
