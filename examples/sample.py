@@ -1,6 +1,7 @@
 """Draws images from a trained model, and shows how they emerge from noise.
 
     python examples/sample.py runs/embedded/final.keras --num_images 16 --output samples
+    python examples/sample.py --preset drawn_flowers_16
 
 The model is a .keras file, or a preset: a name such as drawn_flowers_16, or a folder.
 
@@ -25,7 +26,9 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="a .keras file, or a preset: its name or its folder")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("model", nargs="?", help="a .keras file, or a preset: its name or folder")
+    source.add_argument("--preset", help="a preset, said with an option")
     parser.add_argument("--num_images", type=int, default=16, help="how many (default: 16)")
     parser.add_argument("--output", default="samples", help="folder (default: samples)")
     parser.add_argument("--sampler", default="ddim", help="its name (default: ddim)")
@@ -42,7 +45,9 @@ def parse_args():
         "--guidance_scale", type=float, default=1.0, help="push towards the labels (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.model = args.model or args.preset
+    return args
 
 
 def main():

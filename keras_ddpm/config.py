@@ -108,7 +108,8 @@ class NetworkConfig:
         num_res_blocks: residual blocks a level.
         norm_groups: groups of each GroupNormalization; must divide all widths.
         norm_epsilon: its epsilon.
-        num_heads: attention heads.
+        num_heads: attention heads, the same number at every level.
+        head_dim: instead of num_heads: channels of a head, the same at every level.
         dropout: rate inside the residual blocks.
     """
 
@@ -118,6 +119,7 @@ class NetworkConfig:
     norm_groups: int = 8
     norm_epsilon: float = 1e-6
     num_heads: int = 1
+    head_dim: int | None = None
     dropout: float = 0.0
 
     def __post_init__(self):

@@ -279,6 +279,16 @@ def test_sample_refuses_wrong_files(tmp_path, monkeypatch, capsys, trained):
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
     assert "not a DiffusionModel" in message_of(tmp_path / "other.keras")
     assert "cannot write to" in message_of(trained, half / "below")
+    missing = "--preset", "drawn_flowers_61"
+    assert "drawn_flowers_16" in error_of(capsys, run_here, monkeypatch, "sample.py", *missing)
+
+
+@pytest.mark.once
+def test_sample_finds_a_preset_by_option(tmp_path, monkeypatch):
+    options = ["--preset", "drawn_flowers_16", "--num_images", 2, "--steps", 2]
+    run_here(monkeypatch, "sample.py", *options, "--output", tmp_path)
+    with Image.open(tmp_path / "image_0001.png") as image:
+        assert image.size == (16, 16)
 
 
 def test_sample_as_a_command_in_any_folder(tmp_path, trained):
