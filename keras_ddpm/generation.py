@@ -53,27 +53,86 @@ class Generation:
             float32 NumPy array `(num_images, ...)`, images in [-1, 1]. With `return_trajectory`
             also a `Trajectory`.
         """
+        walk = self._plan_walk(
+            num_images,
+            labels,
+            guidance_scale,
+            sampler,
+            steps,
+            timesteps,
+            spacing,
+            eta,
+            clip_denoised,
+            seed,
+            noise,
+        )
+        return self.sampling_loop.in_batches(
+            **walk,
+            frames=choose_frames(return_trajectory, len(walk["timesteps"])),
+            batch_size=check_positive_int("batch_size", batch_size),
+            progress=progress,
+        )
+
+    def watch(self, num_images=None, labels=None, frames=True, **options):
+        """As `generate`, but a generator, to look on while the images emerge.
+
+        It runs the program that `generate` runs, in pieces; all images are one batch.
+
+        Args:
+            num_images, labels: as for `generate`.
+            frames: which steps to show, like `return_trajectory` of `generate`: True for every
+                step, an int for so many evenly spaced ones, or a list of step numbers.
+            **options: guidance_scale, sampler, steps, timesteps, spacing, eta, clip_denoised,
+                seed and noise, likewise.
+
+        Yields:
+            `(t, x_t, x_start)`: the timestep, and two float32 NumPy arrays `(num_images, ...)`,
+            the noisy state and x̂₀, as the network predicts it from that state. At the end comes
+            -1, and the samples twice. Stacked, this is the `Trajectory` of `generate`.
+
+        Raises:
+            ValueError, TypeError: as `generate` does, when called and not at the first step.
+
+        Example:
+
+        ```python
+        for t, x_t, x_start in model.watch(16, frames=20, steps=100, seed=0):
+            save_image("now.png", image_grid(x_start))
+        ```
+        """
+        walk = self._plan_walk(num_images, labels, **options)
+        frames = choose_frames(frames, len(walk["timesteps"]))
+        return self.sampling_loop.watch(**walk, frames=frames)
+
+    def _plan_walk(
+        self,
+        num_images,
+        labels,
+        guidance_scale=1.0,
+        sampler="ddim",
+        steps=None,
+        timesteps=None,
+        spacing=None,
+        eta=0.0,
+        clip_denoised=None,
+        seed=None,
+        noise=None,
+    ):
+        """Checks the arguments of `generate`, and makes of them those of the sampling loop."""
         sampler = make_sampler(sampler, eta)
         timesteps = plan_timesteps(self.diffusion, sampler, steps, timesteps, spacing)
-        frames = choose_frames(return_trajectory, len(timesteps))
-        batch_size = check_positive_int("batch_size", batch_size)
         seed = choose_seed(seed)
         noise = self._initial_noise(noise, num_images, labels, seed)
-        conditions = self.sampling_conditions(labels, guidance_scale, len(noise))
-        clip_denoised = self.is_image if clip_denoised is None else clip_denoised
-        check_clip_denoised(clip_denoised)
-        return self.sampling_loop.in_batches(
-            noise,
-            sampler,
-            timesteps,
-            seed,
-            clip_denoised,
-            conditions,
-            (),
-            frames,
-            batch_size,
-            progress,
-        )
+        return {
+            "noise": noise,
+            "sampler": sampler,
+            "timesteps": timesteps,
+            "seed": seed,
+            "clip_denoised": check_clip_denoised(
+                self.is_image if clip_denoised is None else clip_denoised
+            ),
+            "conditions": self.sampling_conditions(labels, guidance_scale, len(noise)),
+        }
 
     @property
     def sampling_loop(self):

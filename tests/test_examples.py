@@ -4,6 +4,7 @@ import os
 import runpy
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import keras
@@ -159,11 +160,22 @@ def test_default_is_the_embedded_set(monkeypatch, capsys):
 @pytest.mark.once
 def test_help_names_the_backends(monkeypatch, capsys):
     monkeypatch.syspath_prepend(ROOT / "examples")
-    for script in ("flowers.py", "mnist.py", "sample.py", "evaluate.py"):
+    for script in ("flowers.py", "mnist.py", "sample.py", "evaluate.py", "app.py"):
         with pytest.raises(SystemExit) as stop:
             run_here(monkeypatch, script, "--help")
         assert stop.value.code == 0
         assert "KERAS_BACKEND" in capsys.readouterr().out
+
+
+@pytest.mark.once
+def test_the_page_says_what_it_needs_and_what_it_cannot_read(monkeypatch, capsys):
+    """What it does with Gradio is in test_app.py, which is skipped without."""
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    message = error_of(capsys, run_here, monkeypatch, "app.py")
+    assert message == 'error: the page needs Gradio: pip install -e ".[app]"\n'
+    monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))
+    message = error_of(capsys, run_here, monkeypatch, "app.py", "--model", "nowhere.keras")
+    assert message == "error: there is no file 'nowhere.keras'.\n"
 
 
 @pytest.mark.once

@@ -9,7 +9,7 @@ from conftest import random_weights, tiny_network, to_numpy
 from keras import ops
 
 from keras_ddpm import DiffusionModel, GaussianDiffusion, sample
-from keras_ddpm.samplers import SAMPLERS
+from keras_ddpm.samplers import SAMPLERS, loop
 from keras_ddpm.samplers.loop import initial_noise, step_noise, step_seeds
 
 COMPILES = keras.backend.backend() != "torch"
@@ -122,6 +122,18 @@ def test_a_second_guided_generate_compiles_nothing(sampler):
     model.generate(labels=[2, 1], guidance_scale=3.5, seed=1, **options)
     model.generate(labels=[2, 1], guidance_scale=[1.5, 0.5], seed=1, **options)
     assert model.sampling_loop.num_compilations == first
+
+
+@pytest.mark.skipif(not COMPILES, reason="torch runs the loop eagerly")
+def test_only_the_latest_programs_are_kept(monkeypatch):
+    monkeypatch.setattr(loop, "MOST_PROGRAMS", 2)
+    model = DiffusionModel(tiny_network(), GaussianDiffusion(20, "cosine"))
+    compiled = []
+    for steps in (1, 2, 2, 1, 3, 2, 1):
+        before = model.sampling_loop.num_compilations
+        model.generate(1, steps=steps, seed=0)
+        compiled.append(model.sampling_loop.num_compilations > before)
+    assert compiled == [True, True, False, False, True, False, True]
 
 
 def test_generate_follows_the_averaged_weights():
@@ -246,6 +258,68 @@ def test_progress_shows_a_bar_and_changes_no_image(model, capsys):
     shown = model.generate(3, steps=4, seed=0, batch_size=2, progress=True)
     assert "8/8" in capsys.readouterr().out  # two batches of four steps
     np.testing.assert_allclose(shown, images, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_one_who_watches_sees_the_trajectory(model, sampler):
+    options = {"sampler": sampler, "timesteps": [19, 15, 11, 6, 2], "seed": 0}
+    for frames in (True, 3, [4, 0, 1]):
+        images, expected = model.generate(3, return_trajectory=frames, **options)
+        timesteps, x_t, x_start = zip(*model.watch(3, frames=frames, **options))
+        assert list(timesteps) == expected.timesteps.tolist()
+        np.testing.assert_array_equal(np.stack(x_t), expected.x_t)
+        np.testing.assert_array_equal(np.stack(x_start), expected.x_start)
+        np.testing.assert_array_equal(x_t[-1], images)
+
+
+def test_one_who_watches_waits_for_no_later_step(model, monkeypatch):
+    """The program has run as far as the frame, and no further; and one may go away."""
+    ran = []
+
+    def program(x, x_start, first, last, *_):
+        ran.append((int(first), int(last)))
+        return x, x_start
+
+    monkeypatch.setattr(model.sampling_loop, "_program", lambda *_: program)
+    watched = model.watch(2, frames=[0, 2], steps=5, seed=0)
+    assert ran == []
+    next(watched)
+    assert ran == [(0, 1)]
+    next(watched)
+    assert ran == [(0, 1), (1, 2), (2, 3)]
+    watched.close()
+    assert ran[-1] == (2, 3)
+
+
+def test_guided_images_can_be_watched(class_model):
+    options = {"labels": [2, 0], "guidance_scale": 3.0, "steps": 4, "seed": 0}
+    *_, (t, images, _) = class_model.watch(**options)
+    assert t == -1
+    np.testing.assert_allclose(images, class_model.generate(**options), atol=1e-5)
+
+
+@pytest.mark.skipif(not COMPILES, reason="torch runs the loop eagerly")
+def test_watching_compiles_nothing_that_generate_did_not():
+    model = DiffusionModel(tiny_network(), GaussianDiffusion(20, "cosine"))
+    model.generate(3, steps=4, seed=0)
+    first = model.sampling_loop.num_compilations
+    assert len(list(model.watch(3, steps=4, seed=1))) == 5
+    assert len(list(model.watch(3, frames=2, steps=4, seed=1))) == 3
+    assert model.sampling_loop.num_compilations == first
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"num_images": 0}, "num_images must be at least 1, got 0"),
+        ({"num_images": 1, "steps": 21}, "steps=21 is more than the 20 timesteps"),
+        ({"num_images": 1, "steps": 3, "frames": [3]}, "list step numbers from 0 to 2"),
+        ({"num_images": 1, "guidance_scale": 2.0}, "guidance_scale=2.0 needs labels"),
+    ],
+)
+def test_watching_refuses_wrong_arguments_before_the_first_step(model, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        model.watch(**kwargs)
 
 
 # ---- labels ------------------------------------------------------------

@@ -1,11 +1,12 @@
 """The reverse process as one compiled program, shared by every sampler.
 
 A `while_loop` runs all steps on the device: no Python call a step on TensorFlow and JAX. The
-program takes its first and last step as arguments, so that a progress bar or a trajectory can
-run the same program in pieces.
+program takes its first and last step as arguments, so that a progress bar, a trajectory or an
+onlooker can run the same program in pieces.
 """
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from keras import ops
 from keras_ddpm.backend import compile_function
 from keras_ddpm.samplers.base import Moment
 
+MOST_PROGRAMS = 32  # that a loop keeps: a slider has many positions, and each is a program
 # A seed dtype for each backend: torch has no uint32 arithmetic.
 SEED_DTYPE = "int32" if keras.backend.backend() == "torch" else "uint32"
 # Only JAX can vectorise random numbers that are seeded for each image.
@@ -33,6 +35,15 @@ class Trajectory:
     timesteps: np.ndarray
     x_t: np.ndarray
     x_start: np.ndarray
+
+
+class Piece(NamedTuple):
+    """Some steps: how many are done with them, x before, x̂₀ of the last one, and x after."""
+
+    done: int
+    x_t: Any
+    x_start: Any
+    x: Any
 
 
 class SamplingLoop:
@@ -80,6 +91,29 @@ class SamplingLoop:
         Returns:
             The samples, a tensor like `noise`, and a list of (x_t, x̂₀) pairs, one a frame.
         """
+        pauses = range(0, len(timesteps), max(1, len(timesteps) // 20)) if on_progress else ()
+        kept = []
+        for piece in self.in_pieces(
+            noise, sampler, timesteps, seeds, clip_denoised, conditions, given, frames, pauses
+        ):
+            if piece.done - 1 in frames:
+                kept.append(tuple(map(ops.convert_to_numpy, (piece.x_t, piece.x_start))))
+            if on_progress:
+                on_progress(piece.done)
+        return piece.x, kept
+
+    def in_pieces(
+        self, noise, sampler, timesteps, seeds, clip_denoised, conditions, given, frames, pauses=()
+    ):
+        """As `__call__`, but a generator, which pauses on the way.
+
+        Args:
+            frames: step numbers; each of these steps is a piece of its own.
+            pauses: further step numbers at which a piece ends.
+
+        Yields:
+            A `Piece` after each.
+        """
         steps = len(timesteps)
         coefficients = {
             name: ops.convert_to_tensor(values.astype("float32"))
@@ -94,22 +128,13 @@ class SamplingLoop:
             tuple(conditions),
             tuple(given),
         )
-        pauses = {0, steps, *frames, *(frame + 1 for frame in frames)}
-        if on_progress:
-            pauses |= set(range(0, steps, max(1, steps // 20)))
-        pauses = sorted(pauses)
-
-        kept = []
+        pauses = sorted({0, steps, *pauses, *frames, *(frame + 1 for frame in frames)})
         x, x_start = noise, noise
         for first, last in zip(pauses, pauses[1:]):
             before = x
             ends = (ops.convert_to_tensor(step, "int32") for step in (first, last))
             x, x_start = program(x, x_start, *ends, *fixed)
-            if first in frames:
-                kept.append((ops.convert_to_numpy(before), ops.convert_to_numpy(x_start)))
-            if on_progress:
-                on_progress(last)
-        return x, kept
+            yield Piece(last, before, x_start, x)
 
     def in_batches(
         self,
@@ -159,9 +184,34 @@ class SamplingLoop:
         ]
         return samples, make_trajectory(timesteps, frames, frames_of_all, samples)
 
+    def watch(self, noise, sampler, timesteps, seed, clip_denoised, conditions, frames):
+        """As `in_batches` with one batch, but yields its `frames` as they come, NumPy arrays.
+
+        Yields:
+            `(t, x_t, x_start)`, at last `(-1, samples, samples)`.
+        """
+        pieces = self.in_pieces(
+            ops.convert_to_tensor(noise),
+            sampler,
+            timesteps,
+            step_seeds(seed, len(noise), len(timesteps)),
+            clip_denoised,
+            [ops.convert_to_tensor(condition) for condition in conditions],
+            (),
+            frames,
+        )
+        for piece in pieces:
+            if piece.done - 1 in frames:
+                x_t, x_start = map(ops.convert_to_numpy, (piece.x_t, piece.x_start))
+                yield int(timesteps[piece.done - 1]), x_t, x_start
+        samples = ops.convert_to_numpy(piece.x)
+        yield -1, samples, samples
+
     def _program(self, sampler, clip_denoised, *shapes):
         key = (sampler, clip_denoised, *shapes)
         if key not in self._programs:
+            if len(self._programs) >= MOST_PROGRAMS:
+                del self._programs[next(iter(self._programs))]  # the oldest
             self._programs[key] = compile_function(
                 self._build(sampler, clip_denoised), self.variables, self.jit_compile
             )
