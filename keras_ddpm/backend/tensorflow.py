@@ -86,6 +86,15 @@ def move_averages(averages, values, rate):
         )
 
 
+def convolve(x, kernel, bias, strides, padding, dilation_rate):
+    """The convolution of Keras, and a bias that TensorFlow knows as one.
+
+    It then adds it in the convolution, and has a quick kernel for its gradient.
+    """
+    x = keras.ops.conv(x, kernel, strides, padding, "channels_last", dilation_rate)
+    return x if bias is None else tf.nn.bias_add(x, keras.ops.convert_to_tensor(bias))
+
+
 def group_norm(x, groups, gamma, beta, epsilon):
     """Wu & He (2018), with its gradient written out.
 
