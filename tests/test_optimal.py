@@ -7,6 +7,8 @@ from keras import ops
 
 from keras_ddpm import GaussianDiffusion, sample
 from keras_ddpm import optimal as module
+from keras_ddpm.data.points import draw_mixture
+from keras_ddpm.metrics import frechet_distance, kernel_distance
 from keras_ddpm.optimal import OptimalDenoiser
 
 DIFFUSION = GaussianDiffusion(prediction="start")
@@ -108,3 +110,17 @@ def test_wrong_calls():
         denoiser(np.zeros((1, 3)), np.int32([0]))
     with pytest.raises(ValueError, match="made without labels"):
         denoiser(np.zeros((1, 2)), np.int32([0]), np.int32([0]))
+
+
+@pytest.mark.once
+def test_with_fewer_steps_its_samples_are_farther_from_the_data():
+    """In both distances: what is measured is the sampler, for the denoiser makes no mistake."""
+    data, _ = draw_mixture(1000, modes=3, std=0.2)
+    denoiser = OptimalDenoiser(data, DIFFUSION)
+    noise = np.random.default_rng(1).standard_normal((1000, 2)).astype("float32")
+    by_steps = [sample(denoiser, DIFFUSION, noise, steps=steps) for steps in (16, 4, 2, 1)]
+    by_steps = list(map(to_numpy, by_steps))
+    frechet = [frechet_distance(samples, data) for samples in by_steps]
+    kernel = [kernel_distance(samples, data)[0] for samples in by_steps]
+    assert frechet == sorted(frechet) and kernel == sorted(kernel)
+    assert frechet[1] > 3 * frechet[0] and kernel[1] > 3 * kernel[0]
