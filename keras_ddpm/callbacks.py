@@ -39,7 +39,7 @@ class SampleImages(SamplingCallback):
             `SamplingCallback`.
 
     Attributes:
-        grid: what this epoch drew, uint8 `(height, width, channels)`; None until it has.
+        grid: the latest grid, uint8 `(height, width, channels)`; None before the first.
 
     Raises:
         OSError: when training begins, if `directory` cannot be written to.
@@ -69,9 +69,6 @@ class SampleImages(SamplingCallback):
             self.directory = make_writable(self.directory)
         channels = self.model.sample_shape[-1]
         self.channel_names = CHANNEL_NAMES.get(channels, range(channels))
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.grid = None
 
     def on_epoch_end(self, epoch, logs=None):
         means = np.full(len(self.channel_names), np.nan)

@@ -32,7 +32,7 @@ class TensorBoard(keras.callbacks.Callback):
     Raises:
         ImportError: if the package is missing.
         OSError: when training begins, if `directory` cannot be written to.
-        ValueError: at the end of an epoch, if `samples` has not drawn its grid yet.
+        ValueError: when the first grid is due, if `samples` comes after this callback.
 
     Example:
 
