@@ -168,7 +168,7 @@ def write(model, inputs, filepath, format, **kwargs):
     """As `keras.Model.export`, for functional models; an ONNX file is whole, or not there."""
     if format != "onnx":
         if keras.backend.backend() == "jax":  # it cannot differentiate a while loop
-            kwargs.setdefault("jax2tf_kwargs", {"with_gradient": False})
+            kwargs["jax2tf_kwargs"] = {"with_gradient": False, **kwargs.get("jax2tf_kwargs", {})}
         model.export(filepath, format=format, **kwargs)
         return
     import onnx
