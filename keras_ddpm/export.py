@@ -32,7 +32,7 @@ EXTRAS = {"tensorflow": "tensorflow"}  # the others come with the extra "export"
 class Export:
     """The part of a `DiffusionModel` that leaves Keras."""
 
-    def export(self, filepath, format="tf_saved_model", verbose=None, **kwargs):
+    def export(self, filepath, format="tf_saved_model", verbose=False, **kwargs):
         """Writes the averaged network, as `keras.Model.export`, for sampling loops elsewhere.
 
         The artifact takes what the network takes, each with any batch size: `x_t` float32
@@ -45,7 +45,7 @@ class Export:
             format: `"tf_saved_model"` (with TensorFlow or JAX) or `"onnx"` (with TensorFlow or
                 PyTorch). In ONNX, a network of mixed precision computes in float32, from the same
                 weights.
-            verbose: optional bool, whether Keras says what it wrote.
+            verbose: bool, whether Keras lists all that it wrote.
             **kwargs: further options of `keras.Model.export`.
 
         Raises:
@@ -75,7 +75,7 @@ class Export:
         eta=0.0,
         clip_denoised=None,
         guided=False,
-        verbose=None,
+        verbose=False,
         **kwargs,
     ):
         """Writes the whole way from noise to images: what `generate` computes, as one program.

@@ -82,7 +82,7 @@ def network_inputs():
 def test_network_as_saved_model(tmp_path, policy, atol):
     keras.config.set_dtype_policy(policy)
     model, inputs = make_model(small_network()), network_inputs()
-    model.export(tmp_path / "network", verbose=False)
+    model.export(tmp_path / "network")
     batches = [list(batch.values()) for batch in (inputs, cut(inputs))]
     found, one = run_saved_model(tmp_path / "network", *batches)
     expected = compiled(model.ema_network)(batches[0])
@@ -97,7 +97,7 @@ def test_network_as_onnx(tmp_path):
     inputs = network_inputs()
     expected = compiled(make_model(unet()).ema_network)(inputs.values())
     keras.config.set_dtype_policy("mixed_bfloat16")
-    make_model(unet()).export(tmp_path / "network.onnx", format="onnx", verbose=False)
+    make_model(unet()).export(tmp_path / "network.onnx", format="onnx")
     found, one = run_onnx(tmp_path / "network.onnx", inputs, cut(inputs))
     assert found.dtype == "float32" and np.abs(expected).max() > 0.5
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -136,7 +136,7 @@ def prepare(case):
     asked = {asked[name]: inputs[name] for name in asked if name in names}
     expected = model.generate(noise=noise, seed=5, **asked, **options)
     assert np.abs(expected).max() > 0.5
-    options = {**options, "guided": "guidance_scale" in names, "verbose": False}
+    options = {**options, "guided": "guidance_scale" in names}
     return model, inputs, options, expected
 
 
