@@ -17,7 +17,8 @@ from keras_ddpm.samplers.loop import step_seeds
 
 BACKEND = keras.backend.backend()
 EXTRA = 'needs pip install -e ".[export]"'
-has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "tf2onnx"))
+PACKAGES = ("onnx", "onnxruntime", *(["tf2onnx"] if BACKEND == "tensorflow" else []))
+has_onnx = all(importlib.util.find_spec(name) for name in PACKAGES)
 
 saved_model_only = pytest.mark.skipif(BACKEND == "torch", reason="Keras writes none with PyTorch")
 onnx_network = pytest.mark.skipif(
