@@ -5,7 +5,8 @@
     python examples/flowers.py --run runs/short --training.epochs 3
 
 The environment variable KERAS_BACKEND chooses between tensorflow, jax and torch. A run is a
-folder: config.yaml, log.csv, loss.png, samples/, checkpoints/, samples.png and final.keras.
+folder: config.yaml, log.csv, loss.png, samples/, checkpoints/, samples.png and final.keras; with
+--logging.tensorboard true also tensorboard/, for `tensorboard --logdir runs`.
 Started again on the same folder, a run goes on from its latest checkpoint, to the same weights
 as if nothing had happened.
 """
@@ -49,6 +50,7 @@ def prepare(config):
     sampler = make_sampler(config.sampling.sampler, config.sampling.eta)
     diffusion = GaussianDiffusion(**asdict(config.diffusion))
     plan_timesteps(diffusion, sampler, config.sampling.steps, spacing=config.sampling.spacing)
+    loggers = build_loggers(config)
     folder = make_writable(config.run)
     checkpoint, epochs_done = latest_checkpoint(folder / "checkpoints") or (None, 0)
     if checkpoint:
@@ -80,7 +82,26 @@ def prepare(config):
     else:
         model = build_model(config, train_set)
     save_config(config, folder / "config.yaml")
-    return model, dataset, validation, epochs_done
+    return model, dataset, validation, epochs_done, loggers
+
+
+def build_loggers(config):
+    """The callbacks that show or write progress, but for the log and the checkpoints."""
+    from keras_ddpm.callbacks import SampleImages
+    from keras_ddpm.command_line import build_callbacks
+    from keras_ddpm.tensorboard import TensorBoard
+
+    folder, sampling = Path(config.run), config.sampling
+    samples = SampleImages(
+        folder / "samples",
+        every=sampling.every,
+        num_images=sampling.num_images,
+        **sampler_options(sampling),
+    )
+    loggers = [samples]
+    if config.logging.tensorboard:
+        loggers.append(TensorBoard(folder / "tensorboard", samples))
+    return loggers + build_callbacks(config.logging.callbacks)
 
 
 def load_data(config):
@@ -184,21 +205,16 @@ def build_optimizer(config, num_images):
     return Adam(rate, clipnorm=config.clipnorm, gradient_accumulation_steps=accumulated)
 
 
-def train(config, model, dataset, validation, epochs_done):
+def train(config, model, dataset, validation, epochs_done, loggers):
     import keras
 
-    from keras_ddpm.callbacks import Checkpoint, SampleImages, Throughput
+    from keras_ddpm.callbacks import Checkpoint, Throughput
 
-    folder, training, sampling = Path(config.run), config.training, config.sampling
+    folder, training = Path(config.run), config.training
     keep_rows(folder / "log.csv", epochs_done)
     images_per_epoch = len(dataset) * training.batch_size
     callbacks = [
-        SampleImages(
-            folder / "samples",
-            every=sampling.every,
-            num_images=sampling.num_images,
-            **sampler_options(sampling),
-        ),
+        *loggers,  # the samples' means first, for the log
         keras.callbacks.CSVLogger(folder / "log.csv", append=True),
         # After what it vouches for: once an epoch has a checkpoint, it has a row in the log.
         Checkpoint(folder / "checkpoints", every=training.checkpoint_every),

@@ -38,6 +38,9 @@ class SampleImages(SamplingCallback):
         **sampling: labels, sampler, steps, spacing, eta, guidance_scale, seed and batch_size, see
             `SamplingCallback`.
 
+    Attributes:
+        grid: the latest grid, uint8 `(height, width, channels)`; None before the first.
+
     Raises:
         OSError: when training begins, if `directory` cannot be written to.
         ValueError: when training begins, if the model cannot be sampled like this.
@@ -48,6 +51,8 @@ class SampleImages(SamplingCallback):
     model.fit(images, epochs=100, callbacks=[SampleImages("runs/a/samples", every=5)])
     ```
     """
+
+    grid = None
 
     def __init__(self, directory=None, every=1, num_images=16, scale=1, show="auto", **sampling):
         super().__init__(every, num_images, **sampling)
@@ -69,7 +74,8 @@ class SampleImages(SamplingCallback):
         means = np.full(len(self.channel_names), np.nan)
         if self.is_due(epoch):
             images = self.draw()
-            self._present(image_grid(images), epoch)
+            self.grid = image_grid(images)
+            self._present(epoch)
             means = images.mean((0, 1, 2))
         data_means = ops.convert_to_numpy(self.model.data_mean)
         if logs is not None:
@@ -77,13 +83,13 @@ class SampleImages(SamplingCallback):
                 logs[f"sample_mean_{name}"] = float(mean)
                 logs[f"data_mean_{name}"] = float(data_mean)
 
-    def _present(self, grid, epoch):
+    def _present(self, epoch):
         if self.directory is not None:
-            save_image(self.directory / f"epoch_{epoch + 1:04d}.png", grid, self.scale)
+            save_image(self.directory / f"epoch_{epoch + 1:04d}.png", self.grid, self.scale)
         if self.show:
             from IPython.display import display
 
-            display(to_pillow(grid, self.scale))
+            display(to_pillow(self.grid, self.scale))
 
 
 class Checkpoint(keras.callbacks.Callback):

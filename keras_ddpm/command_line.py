@@ -1,12 +1,15 @@
 """A `RunConfig` from the command line and YAML files, and back. Nothing here imports Keras."""
 
+import inspect
 import json
+import pydoc
 import re
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from keras_ddpm.config import RunConfig
 from keras_ddpm.files import written_aside
@@ -14,6 +17,7 @@ from keras_ddpm.validation import nearest
 
 # A resumed run may change these: they have no influence on the weights.
 FREE_TO_CHANGE = ("run", "training.checkpoint_every")
+FREE_SECTIONS = ("sampling.", "logging.")
 UNKNOWN_KEY = re.compile(
     r"unrecognized arguments: (?:--)?(?P<argument>[^\s=]+)"
     r"|Group '(?P<group>[^']+)' does not accept option '(?P<option>[^']+)'"
@@ -62,6 +66,37 @@ def parse_config(args, default_config=None, description=None):
         parser.error(str(error))
 
 
+def build_callbacks(specs):
+    """The callbacks of `LoggingConfig.callbacks`. This imports Keras, the only one here to do so.
+
+    Args:
+        specs: list of dicts, each with the `class_path` of a `keras.callbacks.Callback`, and the
+            `init_args` of its constructor, a dict.
+
+    Raises:
+        ValueError: naming what is wrong: a class that is not there or no callback, or an argument
+            that it does not take or misses.
+
+    Example:
+
+    >>> build_callbacks([{"class_path": "keras.callbacks.TerminateOnNaN"}])
+    """
+    from keras.callbacks import Callback
+
+    def together(callbacks: list[Callback]):
+        """Whose argument is what the parser has to build."""
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(together, fail_untyped=False)
+    try:
+        parsed = parser.parse_object({"callbacks": deepcopy(specs)})  # it changes what it is given
+        for spec, found in zip(specs, parsed.callbacks):  # what is missing has become None
+            inspect.signature(pydoc.locate(found.class_path)).bind(**spec.get("init_args", {}))
+    except (ArgumentError, TypeError) as error:
+        raise ValueError(f"logging.callbacks: {error}") from error
+    return parser.instantiate(parsed).callbacks
+
+
 def save_config(config, path):
     """Writes a `RunConfig` as YAML that `--config` reads.
 
@@ -88,8 +123,8 @@ def flatten(config=None):
 def check_unchanged(config, saved_path):
     """Refuses to go on with a run whose configuration is no longer what it was.
 
-    The samples drawn on the way may change, and `training.epochs` may grow, unless the learning
-    rate falls towards the last epoch.
+    The samples drawn on the way and the logging may change, and `training.epochs` may grow, unless
+    the learning rate falls towards the last epoch.
 
     Args:
         config: a `RunConfig`.
@@ -106,7 +141,7 @@ def check_unchanged(config, saved_path):
         )
     old, new = flatten(parse_config(["--config", str(saved_path)])), flatten(config)
     changed = [key for key in new if new[key] != old[key]]
-    changed = [k for k in changed if k not in FREE_TO_CHANGE and not k.startswith("sampling.")]
+    changed = [k for k in changed if k not in FREE_TO_CHANGE and not k.startswith(FREE_SECTIONS)]
     may_grow = config.training.learning_rate_decay == "constant"
     if may_grow and new["training.epochs"] > old["training.epochs"]:
         changed.remove("training.epochs")

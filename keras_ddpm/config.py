@@ -236,6 +236,21 @@ class SamplingConfig:
 
 
 @dataclass
+class LoggingConfig:
+    """What else is written of a run, beside log.csv and the pictures.
+
+    Args:
+        tensorboard: whether to write the log and the grids for TensorBoard, to the folder
+            tensorboard/ of the run.
+        callbacks: further Keras callbacks, each a class with what its constructor takes, e.g.
+            "[{class_path: keras.callbacks.RemoteMonitor, init_args: {root: http://localhost}}]".
+    """
+
+    tensorboard: bool = False
+    callbacks: list[dict] = field(default_factory=list)
+
+
+@dataclass
 class RunConfig:
     """A training run.
 
@@ -246,6 +261,7 @@ class RunConfig:
         network: the U-Net.
         training: the optimisation.
         sampling: the images drawn while training and at its end.
+        logging: what else is written of it.
 
     Example:
 
@@ -259,6 +275,7 @@ class RunConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def __post_init__(self):
         steps, timesteps = self.sampling.steps, self.diffusion.timesteps

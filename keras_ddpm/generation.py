@@ -138,22 +138,24 @@ class Generation:
     def sampling_loop(self):
         """The `SamplingLoop` of the averaged network; it keeps the compiled programs."""
         if self._sampling_loop is None:
-            self._run_network = inference_function(self.ema_network)
-            self._sampling_loop = SamplingLoop(
-                self._denoise, self.diffusion, self.ema_network.variables, self.jit_compile
-            )
+            self._sampling_loop = self.loop_of(self.ema_network)
         return self._sampling_loop
 
-    def _denoise(self, x_t, t, *conditions):
-        """The averaged network's prediction; with (label, guidance scale) a guided one."""
+    def loop_of(self, network):
+        """A new `SamplingLoop` of a network that takes what this model's do."""
+        run = inference_function(network)
 
-        def network(*inputs):
-            return self._run_network(list(inputs))
+        def predict(*inputs):
+            return run(list(inputs))
 
-        if len(conditions) == 2:
-            label, scale = conditions
-            return guide(network, x_t, t, label, self.num_classes, scale)
-        return network(x_t, t, *conditions)
+        def denoise(x_t, t, *conditions):
+            """The network's prediction; with (label, guidance scale) a guided one."""
+            if len(conditions) == 2:
+                label, scale = conditions
+                return guide(predict, x_t, t, label, self.num_classes, scale)
+            return predict(x_t, t, *conditions)
+
+        return SamplingLoop(denoise, self.diffusion, network.variables, self.jit_compile)
 
     def _initial_noise(self, noise, num_images, labels, seed):
         if noise is not None:

@@ -9,6 +9,7 @@ from keras_ddpm import faults
 from keras_ddpm.backend import TrainStep, move_averages
 from keras_ddpm.batches import check_label_names, stratified_timesteps, to_float, to_labels
 from keras_ddpm.diffusion import GaussianDiffusion
+from keras_ddpm.export import Export
 from keras_ddpm.generation import Generation
 from keras_ddpm.memory import batch_size_advice, is_out_of_memory
 from keras_ddpm.saving import Saving
@@ -19,7 +20,7 @@ VALIDATION_SEED = 2020  # any fixed number: each evaluation then sees the same n
 
 
 @keras.saving.register_keras_serializable("keras_ddpm")
-class DiffusionModel(TrainStep, Generation, Saving, keras.Model):
+class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
     """Trains a denoiser with `fit` and samples from its averaged weights with `generate`.
 
     `fit` and `evaluate` take images, or (images, labels), from NumPy, tf.data, a PyDataset or a

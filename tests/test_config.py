@@ -4,10 +4,24 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
+import keras
 import pytest
+import yaml
 
-from keras_ddpm.command_line import check_unchanged, flatten, parse_config, save_config
-from keras_ddpm.config import DiffusionConfig, RunConfig, SamplingConfig, TrainingConfig
+from keras_ddpm.command_line import (
+    build_callbacks,
+    check_unchanged,
+    flatten,
+    parse_config,
+    save_config,
+)
+from keras_ddpm.config import (
+    DiffusionConfig,
+    LoggingConfig,
+    RunConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
 from keras_ddpm.diffusion import PREDICTIONS, VARIANCES
 from keras_ddpm.schedules import SCHEDULES
 
@@ -60,6 +74,36 @@ def test_saved_config_reads_back(tmp_path):
     config = parse_config([*args, "--training.clipnorm", "1.5", "--training.jit_compile", "true"])
     save_config(config, tmp_path / "config.yaml")
     assert parse_config(["--config", str(tmp_path / "config.yaml")]) == config
+
+
+def test_callbacks_read_back_as_they_were_written(tmp_path):
+    """Building them changes nothing in the configuration."""
+    text = "[{class_path: keras.callbacks.CSVLogger, init_args: {filename: a.csv, append: true}}]"
+    config = parse_config(["--logging.callbacks", text])
+    (logger,) = build_callbacks(config.logging.callbacks)
+    assert isinstance(logger, keras.callbacks.CSVLogger)
+    assert (logger.filename, logger.append) == ("a.csv", True)
+    save_config(config, tmp_path / "config.yaml")
+    saved = parse_config(["--config", str(tmp_path / "config.yaml")])
+    assert saved == config and saved.logging.callbacks == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(
+    "spec, expected",
+    [
+        ({"class_path": "keras.callbacks.CSVLoger"}, "no attribute 'CSVLoger'"),
+        ({"class_path": "keras.callbacks.CSVLogger"}, "missing a required argument: 'filename'"),
+        (
+            {"class_path": "keras.callbacks.CSVLogger", "init_args": {"filenam": "a"}},
+            "'filenam' is not accepted",
+        ),
+        ({"class_path": "keras.layers.Dense", "init_args": {"units": 1}}, "subclass of Callback"),
+        ({"clas_path": "keras.callbacks.CSVLogger"}, "'clas_path' is not accepted"),
+    ],
+)
+def test_callbacks_that_cannot_be_built(spec, expected):
+    with pytest.raises(ValueError, match=f"(?s)logging.callbacks: .*{expected}"):
+        build_callbacks([spec])
 
 
 def test_help_explains_every_key(capsys):
@@ -174,6 +218,7 @@ def test_changes_that_a_resumed_run_may_have(tmp_path):
             run="b",
             training=TrainingConfig(epochs=4, checkpoint_every=2),
             sampling=SamplingConfig(every=3, steps=5),
+            logging=LoggingConfig(tensorboard=True),
         ),
     )
 

@@ -130,6 +130,14 @@ def test_a_run_from_beginning_to_end(tmp_path, monkeypatch, capsys):
     "changes, expected",
     [
         ({"sampling__sampler": "dimm"}, "did you mean 'ddim'"),
+        # Before the images are loaded: this data set is not there.
+        (
+            {
+                "logging__callbacks": "[{class_path: keras.callbacks.CSVLoger}]",
+                "data__name": "nowhere",
+            },
+            "has no attribute 'CSVLoger'",
+        ),
         ({"data__name": "drawn_flower"}, "drawn_flowers"),
         ({"data__split": "trian"}, "validation"),
         ({"training__batch_size": 21}, "batch_size=21"),

@@ -115,15 +115,10 @@ class SamplingLoop:
             A `Piece` after each.
         """
         steps = len(timesteps)
-        coefficients = {
-            name: ops.convert_to_tensor(values.astype("float32"))
-            for name, values in sampler.coefficients(self.diffusion, timesteps).items()
-        }
         shapes = tuple(noise.shape), steps, len(conditions), len(given)
         program = self._program(sampler, clip_denoised, *shapes)
         fixed = (
-            ops.convert_to_tensor(np.append(timesteps, -1).astype("int32")),
-            coefficients,
+            *self._numbers(sampler, timesteps),
             ops.convert_to_tensor(seeds.view(SEED_DTYPE)),
             tuple(conditions),
             tuple(given),
@@ -206,6 +201,29 @@ class SamplingLoop:
                 yield int(timesteps[piece.done - 1]), x_t, x_start
         samples = ops.convert_to_numpy(piece.x)
         yield -1, samples, samples
+
+    def whole(self, sampler, timesteps, clip_denoised=False):
+        """All the steps as one function `(noise, seeds, conditions) -> samples`, not compiled.
+
+        Arguments are those of `__call__`; `seeds` may be None for samplers that add no noise.
+        """
+        program = self._build(sampler, clip_denoised)
+
+        def walk(noise, seeds, conditions):
+            ends = (ops.convert_to_tensor(step, "int32") for step in (0, len(timesteps)))
+            numbers = self._numbers(sampler, timesteps)
+            x, _ = program(noise, noise, *ends, *numbers, seeds, conditions, ())
+            return x
+
+        return walk
+
+    def _numbers(self, sampler, timesteps):
+        """Timesteps, the clean image's -1 among them, and the coefficients of all steps."""
+        coefficients = {
+            name: ops.convert_to_tensor(values.astype("float32"))
+            for name, values in sampler.coefficients(self.diffusion, timesteps).items()
+        }
+        return ops.convert_to_tensor(np.append(timesteps, -1).astype("int32")), coefficients
 
     def _program(self, sampler, clip_denoised, *shapes):
         key = (sampler, clip_denoised, *shapes)
