@@ -2,7 +2,7 @@
 
 A `while_loop` runs all steps on the device: no Python call a step on TensorFlow and JAX. The
 program takes its first and last step as arguments, so that a progress bar or a trajectory can
-run the same program in pieces.
+run the same program in pieces. On several devices each takes an equal part of the batch.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_ddpm.backend import compile_function
+from keras_ddpm.devices import count, split_batch
 from keras_ddpm.samplers.base import Moment
 
 # A seed dtype for each backend: torch has no uint32 arithmetic.
@@ -87,13 +88,8 @@ class SamplingLoop:
         }
         shapes = tuple(noise.shape), steps, len(conditions), len(given)
         program = self._program(sampler, clip_denoised, *shapes)
-        fixed = (
-            ops.convert_to_tensor(np.append(timesteps, -1).astype("int32")),
-            coefficients,
-            ops.convert_to_tensor(seeds.view(SEED_DTYPE)),
-            tuple(conditions),
-            tuple(given),
-        )
+        timesteps_and_end = ops.convert_to_tensor(np.append(timesteps, -1).astype("int32"))
+        seeds = ops.convert_to_tensor(seeds.view(SEED_DTYPE))
         pauses = {0, steps, *frames, *(frame + 1 for frame in frames)}
         if on_progress:
             pauses |= set(range(0, steps, max(1, steps // 20)))
@@ -104,7 +100,8 @@ class SamplingLoop:
         for first, last in zip(pauses, pauses[1:]):
             before = x
             ends = (ops.convert_to_tensor(step, "int32") for step in (first, last))
-            x, x_start = program(x, x_start, *ends, *fixed)
+            batch = (x, x_start, seeds, tuple(conditions), tuple(given))
+            x, x_start = program(batch, *ends, timesteps_and_end, coefficients)
             if first in frames:
                 kept.append((ops.convert_to_numpy(before), ops.convert_to_numpy(x_start)))
             if on_progress:
@@ -130,7 +127,8 @@ class SamplingLoop:
             float32 NumPy samples like `noise`; with `frames` a tuple of these and a `Trajectory`.
         """
         total, steps = len(noise), len(timesteps)
-        size = min(batch_size, total)
+        devices = count(self.variables)
+        size = -(-min(batch_size, total) // devices) * devices
         seeds = step_seeds(seed, total, steps)
         bar = keras.utils.Progbar(-(-total // size) * steps, unit_name="step") if progress else None
         samples, kept = [], []
@@ -162,14 +160,14 @@ class SamplingLoop:
     def _program(self, sampler, clip_denoised, *shapes):
         key = (sampler, clip_denoised, *shapes)
         if key not in self._programs:
-            self._programs[key] = compile_function(
-                self._build(sampler, clip_denoised), self.variables, self.jit_compile
-            )
+            program = split_batch(self._build(sampler, clip_denoised), self.variables)
+            self._programs[key] = compile_function(program, self.variables, self.jit_compile)
         return self._programs[key]
 
     def _build(self, sampler, clip_denoised):
-        def program(x, x_start, first, last, timesteps, coefficients, seeds, conditions, given):
+        def program(batch, first, last, timesteps, coefficients):
             self.num_compilations += 1  # runs only while a backend traces
+            x, x_start, seeds, conditions, given = batch
 
             def denoise(x_t, t):
                 t = ops.broadcast_to(t, (ops.shape(x_t)[0],))
