@@ -204,7 +204,8 @@ def simulated(folder):
 def only_tensorflow(folder, keep, messages):
     """What JAX, with one program for all devices, cannot get wrong."""
     keep("replicas", draws_of_replicas())
-    uneven = tf.data.Dataset.from_tensor_slices((IMAGES[:10], LABELS[:10])).batch(4)
+    # Batches of 3, 3 and 2: two devices get 2 and 1, 2 and 1, 1 and 1.
+    uneven = tf.data.Dataset.from_tensor_slices((IMAGES[:8], LABELS[:8])).batch(3)
     for devices in (1, 2):
         use_devices(devices)
         adam = keras.optimizers.Adam(
@@ -215,6 +216,10 @@ def only_tensorflow(folder, keep, messages):
         keras.config.set_dtype_policy("mixed_float16")
         keep(f"float16_{devices}", train(keras.optimizers.SGD(0.1))[1])
         keras.config.set_dtype_policy("float32")
+    use_devices(1)
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        keep("sgd_alone", train(keras.optimizers.SGD(0.1))[1])
+    use_devices(2)
     messages["jit_compile"] = message_of(make_model, "sgd", jit_compile=True)
     messages["steps_per_execution"] = message_of(make_model, "sgd", steps_per_execution=2)
     messages["loss"] = message_of(make_model, "sgd", loss=lambda y, y_pred: ops.mean(y - y_pred))
@@ -235,6 +240,9 @@ def flowers(run, *args):
 
 def process_of_two(folder):
     """Trains together with the other process; then runs flowers.py, and the second one dies."""
+    address = os.environ.pop("KERAS_DISTRIBUTION_JOB_ADDRESSES")
+    assert "JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID" in message_of(use_devices)
+    os.environ["KERAS_DISTRIBUTION_JOB_ADDRESSES"] = address
     use_devices("all")
     number, _ = process()
     if not (folder / "processes.npz").exists():

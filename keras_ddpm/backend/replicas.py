@@ -2,8 +2,8 @@
 
 Under `tf.distribute.MirroredStrategy` each replica differentiates on its part of the batch, with
 noise of its own. Then they meet once: the whole batch's loss and gradients are judged and applied
-as on one device, and what is assigned there reaches all copies of a variable. On one device all of
-this does nothing.
+as on one device, and what is assigned there reaches all copies of a variable. Without a strategy
+all of this does nothing.
 """
 
 import contextlib
@@ -21,6 +21,11 @@ SEED_STRIDE = 506_952_119
 def count():
     """How many replicas the current step has."""
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def are_mirrored():
+    """Whether there are replicas, be it only one."""
+    return isinstance(tf.distribute.get_strategy(), tf.distribute.MirroredStrategy)
 
 
 def share(x):
@@ -43,7 +48,7 @@ def meet(function, batch, loss, gradients=()):
         batch: dict of this replica's tensors, of which `x_start` and `fault` are handed on.
         loss, gradients: this replica's part of them, to be added up.
     """
-    if count() == 1:
+    if not are_mirrored():
         function(batch, loss, gradients)
         return
 
@@ -70,15 +75,15 @@ def _without_merging(strategy):
 
 def update(variable, function, *args):
     """`function(variable, *args)`, with each copy of `variable` and the `args` beside it."""
-    if count() == 1:
-        function(variable, *args)
-    else:
+    if are_mirrored():
         tf.distribute.get_strategy().extended.update(variable, function, args, group=False)
+    else:
+        function(variable, *args)
 
 
 def separate_seeds(model):
     """Lets each replica draw numbers of its own: their copies of a seed are all the same."""
-    for layer in model._flatten_layers():
+    for layer in model._flatten_layers():  # Keras 3.15 has no public list of these
         for generator in layer._seed_generators:
             if "next" not in vars(generator):
                 generator.next = functools.partial(_next_of_replica, generator.next)
@@ -92,13 +97,16 @@ def _next_of_replica(draw, ordered=True):
     return seed + tf.stack([replica * SEED_STRIDE, tf.zeros_like(replica)])
 
 
-def check_compile(strategy, loss, jit_compile, steps_per_execution=1, **_):
-    """Refuses what Keras 3.15 cannot do with several replicas, or does wrong."""
+def prepare(model, loss, jit_compile, steps_per_execution=1, **_):
+    """Refuses what Keras 3.15 cannot do under a strategy, or does wrong; separates the seeds."""
+    strategy = model.distribute_strategy
     if not isinstance(strategy, tf.distribute.MirroredStrategy):
+        if strategy.num_replicas_in_sync == 1:
+            return
         raise ValueError(
-            f"the model was made under {type(strategy).__name__}, but Keras 3 trains on several "
-            "devices of one machine only with TensorFlow: use tf.distribute.MirroredStrategy, or "
-            "KERAS_BACKEND=jax for several machines."
+            f"the model was made under {type(strategy).__name__}, but with TensorFlow Keras 3 "
+            "trains only on several devices of one machine: use tf.distribute.MirroredStrategy, "
+            "or KERAS_BACKEND=jax for several machines."
         )
     if jit_compile is True:
         raise ValueError(
@@ -110,9 +118,10 @@ def check_compile(strategy, loss, jit_compile, steps_per_execution=1, **_):
             f"steps_per_execution={steps_per_execution} does not work with MirroredStrategy: it "
             "must be 1. KERAS_BACKEND=jax has no such limit."
         )
-    function = keras.losses.get(loss)
-    if tf.rank(getattr(function, "call", function)(tf.ones((2, 2)), tf.ones((2, 2)))) == 0:
+    function, example = keras.losses.get(loss), tf.ones((1, *model.sample_shape))
+    if tf.rank(getattr(function, "call", function)(example, example)) == 0:
         raise ValueError(
             f"loss={loss!r} returns one number for the whole batch, which Keras weights wrongly "
             "under MirroredStrategy. Let it return one value a sample, or a pixel."
         )
+    separate_seeds(model)

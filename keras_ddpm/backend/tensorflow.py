@@ -27,7 +27,7 @@ class TrainStep:
 
     def step_optimizer(self, gradients):
         optimizer, apply = self.optimizer, self.optimizer.apply
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and replicas.count() > 1:
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and replicas.are_mirrored():
             apply = optimizer._common_apply  # which `apply` calls where the replicas have met
         with fused_adam(optimizer):
             apply(gradients, self.network.trainable_variables)
@@ -46,9 +46,7 @@ class TrainStep:
         """`compile` has built everything. Keras would take batches of the first epoch for this."""
 
     def compile(self, **kwargs):
-        if self.distribute_strategy.num_replicas_in_sync > 1:
-            replicas.check_compile(self.distribute_strategy, **kwargs)
-            replicas.separate_seeds(self)
+        replicas.prepare(self, **kwargs)
         super().compile(**kwargs)
 
 

@@ -2,12 +2,13 @@
 
 What a backend forces to be different is in one file each: `jax.py` (`keras.distribution`, one or
 several processes), `tensorflow.py` (`tf.distribute.MirroredStrategy`), and `torch.py`, where there
-is one device, since Keras has no distribution for PyTorch. Seven names of theirs are used:
+is one device, since Keras has no distribution for PyTorch. These names of theirs are used:
 
 - `join_processes()`: waits for the other processes; None where there cannot be any.
-- `list_devices()`: names of the devices of all processes.
+- `list_devices()`: names of the devices of all processes; `REMEDY`: what to do for more.
 - `use(names)`: puts what is made from now on onto these.
 - `process()`: this process's number, and how many there are.
+- `agree(number)`: whether it is the same in all processes; only where there are several.
 - `count(variables)`: how many devices hold these Keras variables.
 - `split_batch(function, variables)`: a function `(batch, *others)` that gives each of these
   devices its part of the tensors in `batch`, and puts the results together again.

@@ -17,8 +17,15 @@ REMEDY = ""
 
 
 def join_processes():
-    if not jax.distributed.is_initialized():
+    if jax.distributed.is_initialized():
+        return
+    try:
         keras.distribution.initialize()
+    except ValueError as error:
+        raise ValueError(
+            "several processes need KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and "
+            f"_PROCESS_ID in their environment: {error}"
+        ) from error
 
 
 list_devices = keras.distribution.list_devices

@@ -8,8 +8,6 @@ REMEDY = (
     ". Keras trains on several with JAX or TensorFlow, not with PyTorch: choose "
     "KERAS_BACKEND=jax or tensorflow"
 )
-
-
 join_processes = None
 
 
