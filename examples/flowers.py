@@ -8,13 +8,13 @@ The environment variable KERAS_BACKEND chooses between tensorflow, jax and torch
 folder: config.yaml, log.csv, loss.png, samples/, checkpoints/, samples.png and final.keras; with
 --logging.tensorboard true also tensorboard/, for `tensorboard --logdir runs`.
 Started again on the same folder, a run goes on from its latest checkpoint, to the same weights
-as if nothing had happened.
+as if nothing had happened. Several devices: --training.devices, and docs/devices.md.
 """
 
 import sys
 from pathlib import Path
 
-from keras_ddpm.command_line import check_unchanged, parse_config, save_config
+from keras_ddpm.command_line import check_unchanged, flatten, parse_config, save_config
 from keras_ddpm.files import make_writable, written_aside
 
 EMBEDDED = Path(__file__).parent / "configs" / "embedded.yaml"
@@ -27,7 +27,8 @@ def main(default_config=EMBEDDED, description=__doc__):
         run = prepare(config)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        devices = sys.modules.get("keras_ddpm.devices")  # missing if Keras cannot be imported
+        (devices.leave if devices else sys.exit)(2)
     if run is None:
         print(f"{config.run} is finished: {config.training.epochs} epochs are done.")
         return config
@@ -45,14 +46,18 @@ def prepare(config):
     from keras_ddpm import GaussianDiffusion
     from keras_ddpm.checkpoints import latest_checkpoint, load_diffusion_model
     from keras_ddpm.data import ImageDataset
+    from keras_ddpm.devices import check_agreement, check_batches, is_chief, process, use_devices
     from keras_ddpm.samplers import make_sampler, plan_timesteps
 
+    devices = use_devices(config.training.devices)
+    check_batches([config.training.batch_size], devices)
     sampler = make_sampler(config.sampling.sampler, config.sampling.eta)
     diffusion = GaussianDiffusion(**asdict(config.diffusion))
     plan_timesteps(diffusion, sampler, config.sampling.steps, spacing=config.sampling.spacing)
     loggers = build_loggers(config)
     folder = make_writable(config.run)
     checkpoint, epochs_done = latest_checkpoint(folder / "checkpoints") or (None, 0)
+    check_agreement({**flatten(config), "run": None}, epochs_done)
     if checkpoint:
         check_unchanged(config, folder / "config.yaml")
         if epochs_done == config.training.epochs and (folder / "final.keras").exists():
@@ -69,19 +74,22 @@ def prepare(config):
         flip=config.data.flip,
         seed=config.training.seed,
         epoch=epochs_done,
+        part=process(),
     )
     validation = validation_set and ImageDataset(
-        validation_set,
+        validation_set.first(len(validation_set) // devices * devices),
         batch_size=min(config.training.batch_size, len(validation_set)),
         shuffle=False,
         flip=False,
         drop_remainder=False,
+        part=process(),
     )
     if checkpoint:
         model = load_diffusion_model(checkpoint)
     else:
         model = build_model(config, train_set)
-    save_config(config, folder / "config.yaml")
+    if is_chief():
+        save_config(config, folder / "config.yaml")
     return model, dataset, validation, epochs_done, loggers
 
 
@@ -209,20 +217,22 @@ def train(config, model, dataset, validation, epochs_done, loggers):
     import keras
 
     from keras_ddpm.callbacks import Checkpoint, Throughput
+    from keras_ddpm.devices import is_chief
 
     folder, training = Path(config.run), config.training
-    keep_rows(folder / "log.csv", epochs_done)
     images_per_epoch = len(dataset) * training.batch_size
-    callbacks = [
-        *loggers,  # the samples' means first, for the log
-        keras.callbacks.CSVLogger(folder / "log.csv", append=True),
-        # After what it vouches for: once an epoch has a checkpoint, it has a row in the log.
-        Checkpoint(folder / "checkpoints", every=training.checkpoint_every),
-        Throughput(images_per_epoch, training.epochs),
-    ]
-    describe(model, dataset, validation)
-    if epochs_done:
-        print(f"resuming     after epoch {epochs_done} of {training.epochs}", flush=True)
+    callbacks = list(loggers)  # the samples' means first, for the log
+    if is_chief():  # of several processes, this one writes and tells
+        keep_rows(folder / "log.csv", epochs_done)
+        callbacks += [
+            keras.callbacks.CSVLogger(folder / "log.csv", append=True),
+            # After what it vouches for: once an epoch has a checkpoint, it has a row in the log.
+            Checkpoint(folder / "checkpoints", every=training.checkpoint_every),
+            Throughput(images_per_epoch, training.epochs),
+        ]
+        describe(model, dataset, validation)
+        if epochs_done:
+            print(f"resuming     after epoch {epochs_done} of {training.epochs}", flush=True)
     model.fit(
         dataset,
         validation_data=validation,
@@ -230,7 +240,7 @@ def train(config, model, dataset, validation, epochs_done, loggers):
         initial_epoch=epochs_done,
         shuffle=False,  # the data set shuffles by itself
         callbacks=callbacks,
-        verbose="auto" if sys.stdout.isatty() else 2,
+        verbose=("auto" if sys.stdout.isatty() else 2) if is_chief() else 0,
     )
 
 
@@ -251,8 +261,12 @@ def keep_rows(csv_path, epochs_done):
 def describe(model, dataset, validation):
     import keras
 
+    from keras_ddpm.devices import count
+
     # TensorFlow's devices have long names: "/job:localhost/replica:0/task:0/device:GPU:0".
     device = str(keras.ops.zeros(()).device).split("device:")[-1].lower()
+    if (devices := count(model.network.weights)) > 1:
+        device = f"{devices} devices"
     height, width, channels = model.sample_shape
     held_out = 0 if validation is None else len(validation.images)
     print(
@@ -267,10 +281,10 @@ def describe(model, dataset, validation):
 
 def finish(config, model):
     """The loss as a picture, samples from the averaged weights, and the model itself."""
+    from keras_ddpm.devices import check_agreement, is_chief
     from keras_ddpm.plotting import image_grid, plot_history, save_image
 
     folder, sampling = Path(config.run), config.sampling
-    plot_history(folder / "log.csv", folder / "loss.png")
     labels = None
     if model.num_classes is not None:
         labels = [i % model.num_classes for i in range(sampling.num_images)]
@@ -279,11 +293,14 @@ def finish(config, model):
         labels=labels,
         **sampler_options(sampling),
     )
-    save_image(folder / "samples.png", image_grid(images))
-    with written_aside(folder / "final.keras") as partial:  # last: it says the run is finished
-        model.save(partial)
-    for name in ("final.keras", "samples.png", "loss.png", "log.csv"):
-        print(folder / name)
+    if is_chief():
+        plot_history(folder / "log.csv", folder / "loss.png")
+        save_image(folder / "samples.png", image_grid(images))
+        with written_aside(folder / "final.keras") as partial:  # last: it says the run is finished
+            model.save(partial)
+        for name in ("final.keras", "samples.png", "loss.png", "log.csv"):
+            print(folder / name)
+    check_agreement("finished")  # the others wait until it is written
 
 
 if __name__ == "__main__":

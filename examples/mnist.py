@@ -25,6 +25,7 @@ def draw_digits(folder, sampling):
     import numpy as np
 
     from keras_ddpm.checkpoints import load_diffusion_model
+    from keras_ddpm.devices import is_chief
     from keras_ddpm.plotting import image_grid, save_image
 
     model = load_diffusion_model(folder / "final.keras")
@@ -37,9 +38,10 @@ def draw_digits(folder, sampling):
             model.generate(labels=range(columns), guidance_scale=scale, **options)
             for scale in GUIDANCE_SCALES
         ]
-    grid = image_grid(np.concatenate(rows), columns=columns)
-    save_image(folder / "digits.png", grid, scale=2)
-    print(folder / "digits.png")
+    if is_chief():
+        grid = image_grid(np.concatenate(rows), columns=columns)
+        save_image(folder / "digits.png", grid, scale=2)
+        print(folder / "digits.png")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def parse_args():
         "--guidance_scale", type=float, default=1.0, help="push towards the labels (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--devices", type=int, default=1, help="to share the work (default: 1)")
     args = parser.parse_args()
     args.model = args.model or args.preset
     return args
@@ -66,12 +67,14 @@ def draw(args):
     import numpy as np
 
     from keras_ddpm.checkpoints import open_model
+    from keras_ddpm.devices import use_devices
     from keras_ddpm.files import make_writable
     from keras_ddpm.validation import check_positive_int
 
     check_positive_int("--num_images", args.num_images)
     check_positive_int("--seed", args.seed, minimum=0)
     make_writable(args.output)
+    use_devices(args.devices)
     model = open_model(args.model)
     if not model.is_image:
         raise ValueError(f"{args.model!r} generates points, not images.")

@@ -7,6 +7,31 @@ checked inside the step, in `faults.py`.
 import keras
 from keras import ops
 
+from keras_ddpm.devices import process
+
+KERAS_BATCH_SIZE = 32  # what Keras takes where none is given
+
+
+def batch_sizes(x, batch_size=None):
+    """The sizes of the batches that `x` will give, as far as they are known beforehand.
+
+    Args:
+        x: what `fit` was given.
+        batch_size: int or None, as given to `fit`.
+
+    Returns:
+        A list of ints, largest first, over all processes; empty if nothing is known.
+    """
+    if hasattr(x, "batch_sizes"):
+        return x.batch_sizes
+    _, processes = process()  # each of which brings such a batch
+    if hasattr(x, "shape"):  # Keras cuts arrays, and leaves the rest in
+        size = min(batch_size or KERAS_BATCH_SIZE, len(x))
+        sizes = [size, len(x) % size] if size else []
+    else:
+        sizes = [getattr(x, "batch_size", None)]
+    return [size * processes for size in sizes if size]
+
 
 def to_float(x, sample_shape):
     """Data as float32: uint8 images go from [0, 255] to [-1, 1], floats stay as they are."""

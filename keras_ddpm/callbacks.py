@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_ddpm.checkpoints import CHECKPOINT_NAME, latest_checkpoint, list_checkpoints
+from keras_ddpm.devices import is_chief
 from keras_ddpm.files import PARTIAL_PREFIX, make_writable, written_aside
 from keras_ddpm.plotting import image_grid, save_image, to_pillow
 from keras_ddpm.sampling_callback import SamplingCallback
@@ -84,6 +85,8 @@ class SampleImages(SamplingCallback):
                 logs[f"data_mean_{name}"] = float(data_mean)
 
     def _present(self, epoch):
+        if not is_chief():
+            return
         if self.directory is not None:
             save_image(self.directory / f"epoch_{epoch + 1:04d}.png", self.grid, self.scale)
         if self.show:
@@ -99,7 +102,7 @@ class Checkpoint(keras.callbacks.Callback):
     random states. It is written aside and then renamed, so a file of this name is complete.
 
     Place it last in the list of callbacks: then what the others wrote of an epoch is there once
-    the epoch's checkpoint is.
+    the epoch's checkpoint is. Of several processes only the first writes.
 
     Args:
         directory: where to write.
@@ -127,13 +130,16 @@ class Checkpoint(keras.callbacks.Callback):
         self.keep = check_positive_int("keep", keep)
 
     def on_train_begin(self, logs=None):
+        if not is_chief():
+            return
         self.directory = make_writable(self.directory)
         for partial in self.directory.glob(f"{PARTIAL_PREFIX}*"):
             partial.unlink()  # a run was killed while it wrote this
 
     def on_epoch_end(self, epoch, logs=None):
         epochs_done = epoch + 1
-        if epochs_done % self.every and epochs_done != self.params["epochs"]:
+        due = epochs_done % self.every == 0 or epochs_done == self.params["epochs"]
+        if not due or not is_chief():
             return
         with written_aside(self.directory / CHECKPOINT_NAME.format(epochs_done)) as partial:
             # `self.model`, not a kept reference: on JAX this brings the variables up to date.

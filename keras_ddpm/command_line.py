@@ -15,8 +15,9 @@ from keras_ddpm.config import RunConfig
 from keras_ddpm.files import written_aside
 from keras_ddpm.validation import nearest
 
-# A resumed run may change these: they have no influence on the weights.
-FREE_TO_CHANGE = ("run", "training.checkpoint_every")
+# A resumed run may change these: they have no influence on the weights. (Other devices draw other
+# noise with TensorFlow, and sum in another order.)
+FREE_TO_CHANGE = ("run", "training.checkpoint_every", "training.devices")
 FREE_SECTIONS = ("sampling.", "logging.")
 UNKNOWN_KEY = re.compile(
     r"unrecognized arguments: (?:--)?(?P<argument>[^\s=]+)"

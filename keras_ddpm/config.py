@@ -158,6 +158,8 @@ class TrainingConfig:
         steps_per_execution: steps in one call of the compiled function.
         checkpoint_every: epochs from one checkpoint to the next.
         seed: of the initial weights, the noise and the order of the images.
+        devices: on how many to train and sample, each with an equal part of every batch; "all"
+            takes all there are. Several need JAX or TensorFlow, see docs/devices.md.
         init_from: a .keras file, or a preset, whose averaged weights to start from: fine-tuning.
             --init-from is short for this.
     """
@@ -178,6 +180,7 @@ class TrainingConfig:
     steps_per_execution: int = 1
     checkpoint_every: int = 1
     seed: int = 0
+    devices: int | Literal["all"] = 1
     init_from: str | None = None
 
     def __post_init__(self):
@@ -185,6 +188,8 @@ class TrainingConfig:
             check_positive_int(f"training.{name}", getattr(self, name))
         for name in ("steps_per_execution", "checkpoint_every"):
             check_positive_int(f"training.{name}", getattr(self, name))
+        if self.devices != "all":
+            check_positive_int("training.devices", self.devices)
         check_positive_int("training.warmup_steps", self.warmup_steps, minimum=0)
         check_positive_int("training.seed", self.seed, minimum=0)
         _check_positive("training.learning_rate", self.learning_rate)

@@ -14,8 +14,8 @@ from keras_ddpm.clipping import check_clip_denoised
 from keras_ddpm.faults import PIXEL_TOLERANCE
 from keras_ddpm.samplers import make_sampler, plan_timesteps
 from keras_ddpm.samplers.inversion import DDIMInversion
-from keras_ddpm.samplers.loop import choose_seed, initial_noise
 from keras_ddpm.samplers.repaint import RePaint, repaint_visits
+from keras_ddpm.samplers.seeds import choose_seed, initial_noise
 from keras_ddpm.validation import check_positive_int, check_share
 
 

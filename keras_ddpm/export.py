@@ -13,7 +13,7 @@ import keras
 from keras_ddpm.clipping import check_clip_denoised
 from keras_ddpm.files import make_writable
 from keras_ddpm.samplers import Heun, make_sampler, plan_timesteps
-from keras_ddpm.samplers.loop import SEED_DTYPE
+from keras_ddpm.samplers.seeds import SEED_DTYPE
 from keras_ddpm.validation import check_choice
 
 # Backend -> packages that Keras needs for the format there.

@@ -6,7 +6,9 @@ from keras_ddpm.backend import inference_function
 from keras_ddpm.clipping import check_clip_denoised
 from keras_ddpm.guidance import guide
 from keras_ddpm.samplers import make_sampler, plan_timesteps
-from keras_ddpm.samplers.loop import SamplingLoop, choose_frames, choose_seed, initial_noise
+from keras_ddpm.samplers.loop import SamplingLoop
+from keras_ddpm.samplers.seeds import choose_seed, initial_noise
+from keras_ddpm.samplers.trajectory import choose_frames
 from keras_ddpm.validation import check_positive_int, nearest
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_ddpm.editing import check_images, denoise, diffuse, last_steps
 from keras_ddpm.samplers import make_sampler
-from keras_ddpm.samplers.loop import choose_seed
+from keras_ddpm.samplers.seeds import choose_seed
 from keras_ddpm.validation import check_choice, check_share
 
 

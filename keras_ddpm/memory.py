@@ -5,6 +5,8 @@ import gc
 import keras
 import numpy as np
 
+from keras_ddpm.devices import count
+
 MOST_TRIED = 256  # where nobody knows how large the batches were
 # What TensorFlow, XLA, XLA's kernels on a CPU, PyTorch on a GPU and on a CPU, and NumPy say.
 SIGNS = (
@@ -31,8 +33,14 @@ def batch_size_advice(model, batch_size, reason):
         batch_size: images in a batch, None if that is not known.
         reason: str, what the error said.
     """
-    fitting = find_batch_size(model, (batch_size or 2 * MOST_TRIED) // 2)
     tried = "these batches" if batch_size is None else f"batches of {batch_size}"
+    devices = count(model.network.weights)
+    if devices > 1:  # a copy of the model would have to be tried on all of them
+        return (
+            f"out of memory with {tried} on {devices} devices: take a smaller batch_size, a "
+            f"multiple of {devices}, or more devices ({reason})."
+        )
+    fitting = find_batch_size(model, (batch_size or 2 * MOST_TRIED) // 2)
     if fitting is None:
         return (
             f"out of memory with {tried}, and with one image: take a smaller one, or network "

@@ -7,7 +7,14 @@ from keras import ops
 
 from keras_ddpm import faults
 from keras_ddpm.backend import TrainStep, move_averages
-from keras_ddpm.batches import check_label_names, stratified_timesteps, to_float, to_labels
+from keras_ddpm.batches import (
+    batch_sizes,
+    check_label_names,
+    stratified_timesteps,
+    to_float,
+    to_labels,
+)
+from keras_ddpm.devices import check_batches, check_distribution, count
 from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.export import Export
 from keras_ddpm.generation import Generation
@@ -210,7 +217,14 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
     # ---- the Keras road: compile, fit, evaluate ---------------------------------------------
 
     def compile(self, optimizer="adam", loss="mse", jit_compile="auto", **kwargs):
-        """As `keras.Model.compile`; the loss compares the network's output with its target."""
+        """As `keras.Model.compile`; the loss compares the network's output with its target.
+
+        Raises:
+            ValueError: if the weights have less than 32 bits, or under a distribution of Keras
+                that this backend does not follow.
+        """
+        check_distribution()
+        self._check_weight_dtypes()
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
         self._asked_jit_compile = jit_compile
         # Keras would build these on the first batch, by calling the model on raw images.
@@ -220,6 +234,18 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
         self.reset_metrics()
         self.optimizer.build(self.network.trainable_variables)
 
+    def _check_weight_dtypes(self):
+        """Refuses weights too coarse to train: β₂ = 0.999 of Adam is 1 in bfloat16, for instance,
+        where Keras then changes nothing, and the average would stand still as well."""
+        for weight in self.network.trainable_weights:
+            if weight.dtype in ("bfloat16", "float16"):
+                raise ValueError(
+                    f"the weight {weight.path!r} is {weight.dtype}, too coarse for the small steps "
+                    "of training and of averaged weights. Build the network under the dtype policy "
+                    f'"mixed_{weight.dtype}": it computes in {weight.dtype} as well, with weights '
+                    "in float32."
+                )
+
     def fit(
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
     ):
@@ -228,7 +254,8 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
         A PyDataset is served in its own order: `shuffle` is False for it unless given.
 
         Raises:
-            ValueError: for pixels outside [-1, 1] or NaN, or labels out of range.
+            ValueError: for pixels outside [-1, 1] or NaN, labels out of range, or batches that do
+                not divide among several devices.
             FloatingPointError: once the loss or the gradients are no longer finite. The weights
                 are then those before that step.
             MemoryError: when memory runs out. It names a batch size that fits.
@@ -242,9 +269,10 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
                 "sample_weight was given without y (labels): Keras would drop it. Pass a dataset "
                 "whose batches are (x, labels, sample_weight)."
             )
-        size = getattr(x, "batch_size", None)
-        if hasattr(x, "shape"):
-            size = min(batch_size or 32, len(x))  # 32 is what Keras takes
+        sizes = self._check_batches(x, batch_size)
+        if (data := kwargs.get("validation_data")) is not None:
+            data = data[0] if isinstance(data, (tuple, list)) else data
+            self._check_batches(data, kwargs.get("validation_batch_size") or batch_size)
         try:
             return super().fit(
                 x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs
@@ -254,7 +282,13 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
                 raise
             reason = (str(error).strip() or repr(error)).splitlines()[0]
         gc.collect()
-        raise MemoryError(batch_size_advice(self, size, reason))
+        raise MemoryError(batch_size_advice(self, sizes[0] if sizes else None, reason))
+
+    def _check_batches(self, x, batch_size):
+        """Refuses batches that several devices cannot share; returns the sizes that are known."""
+        sizes = batch_sizes(x, batch_size)
+        check_batches(sizes, count(self.network.weights))
+        return sizes
 
     def train_on_batch(self, *args, **kwargs):
         """As `keras.Model.train_on_batch`, with the errors of `fit`."""
@@ -263,11 +297,12 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
         faults.raise_fault(self, "in this batch")
         return result
 
-    def evaluate(self, *args, **kwargs):
+    def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
         """As `keras.Model.evaluate`: the averaged weights' loss, with the same noise each time."""
+        self._check_batches(x, batch_size)
         faults.raise_fault(self, "in training")  # of the epoch that this validation ends
         state = self.validation_seeds.state
         state.assign(ops.cast([VALIDATION_SEED, 0], state.dtype))
-        result = super().evaluate(*args, **kwargs)
+        result = super().evaluate(x, y, batch_size, *args, **kwargs)
         faults.raise_fault(self, "in the evaluation data")
         return result

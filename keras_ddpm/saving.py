@@ -4,11 +4,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ddpm.devices import alone
 from keras_ddpm.presets import assign_weights, read_preset, write_preset
 
 
 class Saving:
     """The part of a `DiffusionModel` that is written and read back, on any backend."""
+
+    def save(self, filepath, *args, **kwargs):
+        """As `keras.Model.save`. One of several processes can do it, without the others."""
+        with alone():  # Keras makes an optimizer in between, only to look at it
+            super().save(filepath, *args, **kwargs)
 
     def save_to_preset(self, folder, description="", dtype="float16"):
         """Writes what sampling needs to a folder: config, averaged weights and a model card.

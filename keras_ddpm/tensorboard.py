@@ -7,6 +7,7 @@ import time
 import keras
 from keras import ops
 
+from keras_ddpm.devices import is_chief
 from keras_ddpm.files import make_writable
 from keras_ddpm.plotting import to_pillow
 
@@ -23,7 +24,7 @@ class TensorBoard(keras.callbacks.Callback):
     epochs without samples, are left out.
 
     A run that goes on after a kill goes on in the same plots: what an epoch wrote before is hidden
-    once it is trained again.
+    once it is trained again. Of several processes only the first writes.
 
     Args:
         directory: where to write; the plots of folders side by side are compared.
@@ -58,7 +59,7 @@ class TensorBoard(keras.callbacks.Callback):
         self.writers = {}
 
     def on_epoch_begin(self, epoch, logs=None):
-        if not self.writers:
+        if not self.writers and is_chief():  # of several processes, one writes
             names = ("train", "validation")
             self.writers = {name: EventWriter(self.directory / name, epoch + 1) for name in names}
 
@@ -71,7 +72,7 @@ class TensorBoard(keras.callbacks.Callback):
         for part, writer in self.writers.items():
             if values[part]:
                 writer.write_scalars(values[part], epoch + 1)
-        if self.samples is not None and self.samples.is_due(epoch):
+        if self.writers and self.samples is not None and self.samples.is_due(epoch):
             if self.samples.grid is None:
                 raise ValueError("SampleImages must come before TensorBoard in callbacks.")
             self.writers["train"].write_image("samples", self.samples.grid, epoch + 1)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from keras_ddpm import DiffusionModel, GaussianDiffusion, build_mlp
 from keras_ddpm.plotting import image_grid
-from keras_ddpm.samplers.loop import initial_noise
+from keras_ddpm.samplers.seeds import initial_noise
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "examples" / "app.py"

@@ -67,6 +67,14 @@ def test_samples_are_written_and_logged(tmp_path):
         assert history[f"sample_mean_{name}"][-1] == means[-1]
 
 
+def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_ddpm.callbacks.is_chief", lambda: False)
+    callbacks = [SampleImages(tmp_path, num_images=2, steps=2), Checkpoint(tmp_path)]
+    history = fit(tiny_model(), callbacks).history
+    assert np.isfinite(history["sample_mean_grey"]).all()  # drawing takes all of them
+    assert not list(tmp_path.iterdir())
+
+
 def test_samples_start_from_the_same_noise(tmp_path):
     """With weights that stand still, one epoch's picture is the next one's."""
     model = tiny_model()

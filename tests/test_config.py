@@ -164,6 +164,8 @@ def test_unknown_key_on_the_command_line(capsys, option, right):
         ("training.dtype_policy", "float8", "mixed_bfloat16"),
         ("training.jit_compile", "perhaps", "training.jit_compile"),
         ("training.seed", "-1", "at least 0"),
+        ("training.devices", "0", "training.devices must be at least 1"),
+        ("training.devices", "most", "training.devices"),
         ("data.image_size", "0", "at least 1"),
         ("data.channels", "2", "data.channels"),
         ("data.num_images", "0", "at least 1"),
@@ -216,7 +218,7 @@ def test_changes_that_a_resumed_run_may_have(tmp_path):
         RunConfig(run="a", training=TrainingConfig(epochs=3)),
         RunConfig(
             run="b",
-            training=TrainingConfig(epochs=4, checkpoint_every=2),
+            training=TrainingConfig(epochs=4, checkpoint_every=2, devices="all"),
             sampling=SamplingConfig(every=3, steps=5),
             logging=LoggingConfig(tensorboard=True),
         ),

@@ -7,7 +7,8 @@ from keras import ops
 
 from keras_ddpm import GaussianDiffusion, OptimalDenoiser, sample
 from keras_ddpm.samplers import SAMPLERS, make_sampler
-from keras_ddpm.samplers.loop import SamplingLoop, step_seeds
+from keras_ddpm.samplers.loop import SamplingLoop
+from keras_ddpm.samplers.seeds import step_seeds
 
 MEAN, STD = 0.7, 0.3
 LARGEST, SMALLEST = 157.0, 0.01  # σ = √(1 − ᾱ) / √ᾱ at both ends, as in the linear schedule

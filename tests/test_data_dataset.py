@@ -106,6 +106,21 @@ def test_epochs_advance_once_begun():
         assert dataset.epoch == epoch + 1
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("drop", [True, False])
+def test_the_parts_of_a_batch_are_the_batch(drop):
+    images, labels, options = numbered_images(21), np.arange(21), {"drop_remainder": drop}
+    parts = [ImageDataset(images, labels, 6, part=(i, 3), **options) for i in range(3)]
+    whole = ImageDataset(images, labels, 6, **options)
+    assert whole.batch_sizes == [6] + [3] * (not drop)
+    for dataset in (whole, *parts):
+        dataset.epoch = 2
+    for batch, *of_parts in zip(whole, *parts, strict=True):
+        assert len({len(part[0]) for part in of_parts}) == 1
+        for expected, *found in zip(batch, *of_parts, strict=True):
+            np.testing.assert_array_equal(np.concatenate(found), expected)
+
+
 def test_an_image_set_brings_its_labels():
     image_set = ImageSet(numbered_images(4), np.arange(4), None)
     images, labels = ImageDataset(image_set, batch_size=4)[0]
@@ -131,6 +146,8 @@ def test_an_image_set_brings_its_labels():
         (ValueError, {"images": numbered_images(0)}),
         (TypeError, {"images": numbered_images(4, np.int64)}),
         (TypeError, {"images": "flowers"}),
+        (ValueError, {"part": (2, 2)}),
+        (ValueError, {"part": (0, 3)}),
     ],
     ids=str,
 )

@@ -134,6 +134,12 @@ def test_refuses_when_it_is_made(options, error, message):
         EvaluateSamples(**{"extractor": quarters, "images": IMAGES, **options})
 
 
+def test_refuses_several_processes(monkeypatch):
+    monkeypatch.setattr("keras_ddpm.metrics.callback.process", lambda: (0, 2))
+    with pytest.raises(ValueError, match="measures in a single process"):
+        fit(tiny_model(), [EvaluateSamples(quarters, IMAGES)])
+
+
 def test_refuses_before_the_first_step(tmp_path):
     (tmp_path / "file").write_text("")
     model = tiny_model()

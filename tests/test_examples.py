@@ -141,6 +141,7 @@ def test_a_run_from_beginning_to_end(tmp_path, monkeypatch, capsys):
         ({"data__name": "drawn_flower"}, "drawn_flowers"),
         ({"data__split": "trian"}, "validation"),
         ({"training__batch_size": 21}, "batch_size=21"),
+        ({"training__devices": 99}, "devices=99, but there"),
         ({"network__norm_groups": 3}, "divisible by norm_groups=3"),
         ({"sampling__steps": 9}, "sampling.steps=9 is more than diffusion.timesteps=8"),
         ({"training__init_from": "nowhere.keras"}, "there is no file 'nowhere.keras'"),

@@ -13,7 +13,7 @@ from keras import layers
 
 from keras_ddpm import DiffusionModel, GaussianDiffusion, build_mlp, build_unet, export
 from keras_ddpm.layers import GroupNormalization, SelfAttention
-from keras_ddpm.samplers.loop import step_seeds
+from keras_ddpm.samplers.seeds import step_seeds
 
 BACKEND = keras.backend.backend()
 EXTRA = 'needs pip install -e ".[export]"'

@@ -9,7 +9,7 @@ from keras import ops
 from keras_ddpm import DiffusionModel, GaussianDiffusion, generation, sample
 from keras_ddpm.backend import inference_function
 from keras_ddpm.guidance import guide
-from keras_ddpm.samplers.loop import initial_noise
+from keras_ddpm.samplers.seeds import initial_noise
 
 NAMES = ("rose", "tulip", "daisy")
 

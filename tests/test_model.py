@@ -391,9 +391,16 @@ def test_mixed_precision_trains_and_the_loss_falls(policy, dtype_policy):
     assert model.generate(2, steps=2, seed=0).dtype == np.float32
 
 
-@pytest.mark.parametrize("policy", ["bfloat16", "float64"])
-def test_weights_of_another_precision_train_and_are_averaged(policy, dtype_policy):
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+def test_weights_too_coarse_to_train_are_refused(policy, dtype_policy):
     dtype_policy(policy)
+    with pytest.raises(ValueError, match=f'is {policy}, too coarse .* "mixed_{policy}"'):
+        make_model()
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64")
+def test_float64_weights_train_and_are_averaged(dtype_policy):
+    dtype_policy("float64")
     model = make_model(ema_decay=0.5)
     before = model.network.get_weights()
     assert np.isfinite(fit(model, epochs=2)).all()

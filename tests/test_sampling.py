@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_ddpm import DiffusionModel, GaussianDiffusion, sample
 from keras_ddpm.samplers import SAMPLERS, loop
-from keras_ddpm.samplers.loop import initial_noise, step_noise, step_seeds
+from keras_ddpm.samplers.seeds import initial_noise, step_noise, step_seeds
 
 COMPILES = keras.backend.backend() != "torch"
 

@@ -1,5 +1,7 @@
 """What a backend forces to be different, one file each: the training step, compiling, running.
 
+(`replicas.py` belongs to TensorFlow: its training step on several devices.)
+
 Six names. `TrainStep` and `compile_function` differ everywhere; the others are those in
 `compiled.py`, unless a backend has its own:
 

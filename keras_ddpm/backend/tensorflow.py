@@ -7,29 +7,47 @@ import math
 import keras
 import tensorflow as tf
 
+from keras_ddpm.backend import replicas
+
 
 class TrainStep:
     def train_step(self, data):
         batch = self.prepare_batch(data)
+        share = replicas.share(batch["x_start"])
         with tf.GradientTape() as tape:
             loss, target, output = self.denoising_loss(self.network, batch, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        variables = self.network.trainable_variables
-        gradients = tape.gradient(scaled_loss, variables)
-
-        healthy = self.examine(batch, loss, gradients)
-        tf.cond(healthy, lambda: self.apply_gradients(gradients, batch), lambda: None)
+            scaled_loss = self.optimizer.scale_loss(loss * share)
+        gradients = tape.gradient(scaled_loss, self.network.trainable_variables)
+        replicas.meet(self._judge_and_apply, batch, loss * share, gradients)
         return self.update_metrics(batch, loss, target, output)
 
+    def _judge_and_apply(self, batch, loss, gradients):
+        healthy = self.examine(batch, loss, gradients)
+        tf.cond(healthy, lambda: self.apply_gradients(gradients, batch), lambda: None)
+
     def step_optimizer(self, gradients):
-        with fused_adam(self.optimizer):
-            self.optimizer.apply(gradients, self.network.trainable_variables)
+        optimizer, apply = self.optimizer, self.optimizer.apply
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and replicas.are_mirrored():
+            apply = optimizer._common_apply  # which `apply` calls where the replicas have met
+        with fused_adam(optimizer):
+            apply(gradients, self.network.trainable_variables)
 
     def test_step(self, data):
         batch = self.prepare_batch(data, validation=True)
         loss, target, output = self.denoising_loss(self.ema_network, batch, training=False)
-        self.examine(batch, loss)
+        replicas.meet(self.examine, batch, loss * replicas.share(batch["x_start"]))
         return self.update_metrics(batch, loss, target, output)
+
+    def compute_loss(self, *args, **kwargs):
+        """The mean over this replica's images: Keras has it divided by the number of replicas."""
+        return super().compute_loss(*args, **kwargs) * replicas.count()
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """`compile` has built everything. Keras would take batches of the first epoch for this."""
+
+    def compile(self, **kwargs):
+        replicas.prepare(self, **kwargs)
+        super().compile(**kwargs)
 
 
 @contextlib.contextmanager
@@ -79,11 +97,15 @@ def fused_adam(optimizer):
 
 def move_averages(averages, values, rate):
     """average ← average − rate (average − value), in place."""
-    for average, value in zip(averages, values):
-        difference = average.value - value.value
+
+    def move(average, value):
+        difference = average - value
         tf.raw_ops.ResourceApplyGradientDescent(
-            var=average.value.handle, alpha=tf.cast(rate, difference.dtype), delta=difference
+            var=average.handle, alpha=tf.cast(rate, difference.dtype), delta=difference
         )
+
+    for average, value in zip(averages, values):
+        replicas.update(average.value, move, value.value)
 
 
 def convolve(x, kernel, bias, strides, padding, dilation_rate):

@@ -30,6 +30,8 @@ class ImageDataset(keras.utils.PyDataset):
         epoch: The epoch to begin with, a non-negative int. The attribute `epoch` can also be
             set later, before `fit(initial_epoch=...)` for instance.
         drop_remainder: Whether to leave out the smaller batch at the end of an epoch.
+        part: `(i, n)` serves the i-th of n equal parts of every batch: what process i of n
+            needs, for `batch_size` counts the images of all. See `keras_ddpm.devices`.
         **kwargs: For `keras.utils.PyDataset`.
 
     Items are tuples of numpy arrays: `(images,)`, or `(images, labels)` when there are labels.
@@ -55,6 +57,7 @@ class ImageDataset(keras.utils.PyDataset):
         seed=0,
         epoch=0,
         drop_remainder=True,
+        part=(0, 1),
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -77,6 +80,15 @@ class ImageDataset(keras.utils.PyDataset):
         self.flip = flip
         self.seed = check_positive_int("seed", seed, minimum=0)
         self.drop_remainder = drop_remainder
+        self.part, self.num_parts = part
+        if not 0 <= self.part < self.num_parts:
+            raise ValueError(f"part must be (i, n) with 0 <= i < n, got {part}")
+        for size in self.batch_sizes:
+            if size % self.num_parts:
+                raise ValueError(
+                    f"part={part}: a batch of {size} images does not divide into {self.num_parts} "
+                    "equal parts"
+                )
         self.epoch = epoch
 
     @property
@@ -98,9 +110,15 @@ class ImageDataset(keras.utils.PyDataset):
         flipped = flip_rng.random(count) < 0.5 if self.flip else np.zeros(count, bool)
         self._plan = order, flipped
 
+    @property
+    def batch_sizes(self):
+        """Images in a batch, and in the smaller one at the end if there is one."""
+        rest = len(self.images) % self.batch_size
+        return [self.batch_size] + [rest] * (rest > 0 and not self.drop_remainder)
+
     def __len__(self):
-        full, rest = divmod(len(self.images), self.batch_size)
-        return full if self.drop_remainder or not rest else full + 1
+        full = len(self.images) // self.batch_size
+        return full + len(self.batch_sizes) - 1
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
@@ -108,6 +126,7 @@ class ImageDataset(keras.utils.PyDataset):
         self._served += 1
         order, flipped = self._plan
         chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+        chosen = np.split(chosen, self.num_parts)[self.part]
         images = self.images[chosen]  # a copy, so flipping leaves the originals alone
         mirror = flipped[chosen]
         images[mirror] = images[mirror, :, ::-1]

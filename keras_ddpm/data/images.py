@@ -81,6 +81,10 @@ class ImageSet:
         held_out, rest = np.sort(order[:number_held_out]), np.sort(order[number_held_out:])
         return self._take(rest), self._take(held_out)
 
+    def first(self, count):
+        """The first `count` images."""
+        return self._take(np.arange(count))
+
     def _take(self, indices):
         labels = None if self.labels is None else self.labels[indices]
         return ImageSet(self.images[indices], labels, self.label_names)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_ddpm.devices import process
 from keras_ddpm.files import make_writable
 from keras_ddpm.metrics.extractors import check_images, extract, statistics_of
 from keras_ddpm.metrics.frechet import frechet_distance_of_moments, warn_if_singular
@@ -82,6 +83,11 @@ class EvaluateSamples(SamplingCallback):
 
     def on_train_begin(self, logs=None):
         """Finds out before the first step what would go wrong later; measures the data."""
+        if process()[1] > 1:
+            raise ValueError(
+                "EvaluateSamples measures in a single process: leave it out, and evaluate the "
+                "saved model afterwards."
+            )
         if self.images.shape[1:] != self.model.sample_shape:
             raise ValueError(
                 f"images of shape {self.images.shape} do not compare with the model's samples of "

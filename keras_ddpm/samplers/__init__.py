@@ -11,14 +11,10 @@ from keras_ddpm.samplers.ddim import DDIM
 from keras_ddpm.samplers.ddpm import DDPM
 from keras_ddpm.samplers.dpm_solver import DPMSolverPlusPlus
 from keras_ddpm.samplers.heun import Heun
-from keras_ddpm.samplers.loop import (
-    SamplingLoop,
-    Trajectory,
-    choose_frames,
-    make_trajectory,
-    step_seeds,
-)
+from keras_ddpm.samplers.loop import SamplingLoop
+from keras_ddpm.samplers.seeds import step_seeds
 from keras_ddpm.samplers.spacing import SPACINGS, check_timesteps, choose_timesteps
+from keras_ddpm.samplers.trajectory import Trajectory, choose_frames, make_trajectory
 from keras_ddpm.validation import check_choice
 
 __all__ = [

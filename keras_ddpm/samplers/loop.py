@@ -2,10 +2,10 @@
 
 A `while_loop` runs all steps on the device: no Python call a step on TensorFlow and JAX. The
 program takes its first and last step as arguments, so that a progress bar, a trajectory or an
-onlooker can run the same program in pieces.
+onlooker can run the same program in pieces. On several devices each takes an equal part of the
+batch.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
@@ -13,28 +13,12 @@ import numpy as np
 from keras import ops
 
 from keras_ddpm.backend import compile_function
+from keras_ddpm.devices import count, split_batch
 from keras_ddpm.samplers.base import Moment
+from keras_ddpm.samplers.seeds import SEED_DTYPE, step_noise, step_seeds
+from keras_ddpm.samplers.trajectory import make_trajectory
 
 MOST_PROGRAMS = 32  # that a loop keeps: a slider has many positions, and each is a program
-# A seed dtype for each backend: torch has no uint32 arithmetic.
-SEED_DTYPE = "int32" if keras.backend.backend() == "torch" else "uint32"
-# Only JAX can vectorise random numbers that are seeded for each image.
-map_images = ops.vectorized_map if keras.backend.backend() == "jax" else ops.map
-
-
-@dataclass
-class Trajectory:
-    """What the reverse process looked like on the way.
-
-    Attributes:
-        timesteps: int array `(frames,)`, descending; the last is -1, the finished image.
-        x_t: float32 array `(frames, batch, ...)`, the noisy state.
-        x_start: float32 array `(frames, batch, ...)`, x̂₀ as predicted from that state.
-    """
-
-    timesteps: np.ndarray
-    x_t: np.ndarray
-    x_start: np.ndarray
 
 
 class Piece(NamedTuple):
@@ -117,18 +101,15 @@ class SamplingLoop:
         steps = len(timesteps)
         shapes = tuple(noise.shape), steps, len(conditions), len(given)
         program = self._program(sampler, clip_denoised, *shapes)
-        fixed = (
-            *self._numbers(sampler, timesteps),
-            ops.convert_to_tensor(seeds.view(SEED_DTYPE)),
-            tuple(conditions),
-            tuple(given),
-        )
+        numbers = self._numbers(sampler, timesteps)
+        seeds = ops.convert_to_tensor(seeds.view(SEED_DTYPE))
         pauses = sorted({0, steps, *pauses, *frames, *(frame + 1 for frame in frames)})
         x, x_start = noise, noise
         for first, last in zip(pauses, pauses[1:]):
             before = x
             ends = (ops.convert_to_tensor(step, "int32") for step in (first, last))
-            x, x_start = program(x, x_start, *ends, *fixed)
+            batch = (x, x_start, seeds, tuple(conditions), tuple(given))
+            x, x_start = program(batch, *ends, *numbers)
             yield Piece(last, before, x_start, x)
 
     def in_batches(
@@ -150,7 +131,8 @@ class SamplingLoop:
             float32 NumPy samples like `noise`; with `frames` a tuple of these and a `Trajectory`.
         """
         total, steps = len(noise), len(timesteps)
-        size = min(batch_size, total)
+        devices = count(self.variables)
+        size = -(-min(batch_size, total) // devices) * devices
         seeds = step_seeds(seed, total, steps)
         bar = keras.utils.Progbar(-(-total // size) * steps, unit_name="step") if progress else None
         samples, kept = [], []
@@ -212,7 +194,7 @@ class SamplingLoop:
         def walk(noise, seeds, conditions):
             ends = (ops.convert_to_tensor(step, "int32") for step in (0, len(timesteps)))
             numbers = self._numbers(sampler, timesteps)
-            x, _ = program(noise, noise, *ends, *numbers, seeds, conditions, ())
+            x, _ = program((noise, noise, seeds, conditions, ()), *ends, *numbers)
             return x
 
         return walk
@@ -230,14 +212,14 @@ class SamplingLoop:
         if key not in self._programs:
             if len(self._programs) >= MOST_PROGRAMS:
                 del self._programs[next(iter(self._programs))]  # the oldest
-            self._programs[key] = compile_function(
-                self._build(sampler, clip_denoised), self.variables, self.jit_compile
-            )
+            program = split_batch(self._build(sampler, clip_denoised), self.variables)
+            self._programs[key] = compile_function(program, self.variables, self.jit_compile)
         return self._programs[key]
 
     def _build(self, sampler, clip_denoised):
-        def program(x, x_start, first, last, timesteps, coefficients, seeds, conditions, given):
+        def program(batch, first, last, timesteps, coefficients):
             self.num_compilations += 1  # runs only while a backend traces
+            x, x_start, seeds, conditions, given = batch
 
             def denoise(x_t, t):
                 t = ops.broadcast_to(t, (ops.shape(x_t)[0],))
@@ -256,64 +238,3 @@ class SamplingLoop:
             return x, x_start
 
         return program
-
-
-def make_trajectory(timesteps, frames, kept, samples):
-    """A `Trajectory` from what the loop kept: a pair (x_t, x̂₀) a frame, and the samples."""
-    samples = ops.convert_to_numpy(samples)
-    x_t, x_start = (np.stack([frame[part] for frame in kept] + [samples]) for part in (0, 1))
-    return Trajectory(np.append(timesteps[list(frames)], -1), x_t, x_start)
-
-
-def choose_frames(return_trajectory, steps):
-    """Step numbers at which to keep a frame: all, so many evenly spaced ones, or as listed."""
-    if return_trajectory is False:
-        return ()
-    if return_trajectory is True:
-        return tuple(range(steps))
-    if isinstance(return_trajectory, int):
-        if return_trajectory < 1:
-            raise ValueError(f"return_trajectory={return_trajectory} must be at least 1 frame.")
-        count = min(return_trajectory, steps)
-        return tuple(np.unique(np.linspace(0, steps - 1, count).round().astype(int)).tolist())
-    frames = tuple(sorted(set(return_trajectory)))
-    if not frames or not 0 <= frames[0] <= frames[-1] < steps:
-        raise ValueError(
-            f"return_trajectory={return_trajectory!r} must list step numbers from 0 to {steps - 1}."
-        )
-    return frames
-
-
-def choose_seed(seed):
-    """The seed given, or a fresh one."""
-    return np.random.SeedSequence().entropy if seed is None else seed
-
-
-def initial_noise(seed, shape):
-    """x_T from NumPy's generator: one seed gives one x_T on every backend."""
-    return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
-
-
-def step_seeds(seed, num_images, steps):
-    """One number for each image; image i at step s draws its noise from `seeds[i] + s`.
-
-    All of these differ, so an image's noise depends neither on the batch it is drawn in nor
-    on its neighbours.
-    """
-    offset = np.random.SeedSequence([seed, 1]).generate_state(1, "uint32")[0]
-    return (offset + np.arange(num_images, dtype="uint64") * steps).astype("uint32")
-
-
-def step_noise(seeds, step, shape):
-    """Standard normal noise of one step, each image's from its own seed."""
-    return map_images(lambda seed: keras.random.normal(shape, seed=_Seed(seed, step)), seeds)
-
-
-class _Seed(keras.random.SeedGenerator):
-    """A seed that is a tensor: Keras takes only ints and SeedGenerators."""
-
-    def __init__(self, seed, step):
-        self._value = ops.stack([ops.cast(seed, SEED_DTYPE), ops.cast(step, SEED_DTYPE)])
-
-    def next(self, ordered=True):
-        return self._value
