@@ -107,7 +107,7 @@ def copies_of(variable):
 
 def sample(model):
     """Seven images in batches of four, and how many of a batch each device had."""
-    parts, denoise = set(), model._denoise
+    parts, denoise = set(), model.sampling_loop.denoiser
 
     def watched(x_t, *inputs):
         if BACKEND == "jax":
@@ -120,7 +120,7 @@ def sample(model):
             parts.add(x_t.shape[0])
         return denoise(x_t, *inputs)
 
-    model._denoise = watched
+    model.sampling_loop.denoiser = watched
     images, trajectory = model.generate(
         labels=np.arange(7) % 3,
         guidance_scale=2.0,

@@ -359,6 +359,18 @@ def watch(browser, condition):
     return seen
 
 
+def at_rest(browser):
+    """The page's text, once nothing on it has changed for three seconds."""
+    before, since = None, time.monotonic()
+    end = since + 60
+    while time.monotonic() < since + 3:
+        assert time.monotonic() < end, before
+        if (now := look(browser)) != before:
+            before, since = now, time.monotonic()
+        time.sleep(0.2)
+    return before[1]
+
+
 def requests(browser):
     """The addresses that the page has asked a network for."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -377,11 +389,8 @@ def test_the_page_in_a_browser(browser, command, tmp_path):
     click(browser, "Generate")
     watch(browser, lambda text: re.search(r"t = [1-4]\d\d\b", text))
     click(browser, "Stop")
-    time.sleep(2)
-    stopped = look(browser)
+    assert "16 images in" not in at_rest(browser)
     browser.save_screenshot(str(tmp_path / "app.png"))  # docs/app.png is such a one
-    time.sleep(2)
-    assert look(browser) == stopped and "16 images in" not in stopped[1]
 
     click(browser, "Generate")
     seen = watch(browser, lambda text: "16 images in" in text)

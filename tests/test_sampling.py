@@ -276,9 +276,9 @@ def test_one_who_watches_waits_for_no_later_step(model, monkeypatch):
     """The program has run as far as the frame, and no further; and one may go away."""
     ran = []
 
-    def program(x, x_start, first, last, *_):
+    def program(batch, first, last, *_):
         ran.append((int(first), int(last)))
-        return x, x_start
+        return batch[:2]
 
     monkeypatch.setattr(model.sampling_loop, "_program", lambda *_: program)
     watched = model.watch(2, frames=[0, 2], steps=5, seed=0)
