@@ -76,8 +76,16 @@ def prepare(config):
         epoch=epochs_done,
         part=process(),
     )
+    if validation_set is not None:  # as many for each device
+        held_out = len(validation_set) // devices * devices
+        if not held_out:
+            raise ValueError(
+                f"{len(validation_set)} held-out images are not one for each of {devices} devices: "
+                "hold out more, or set data.validation_fraction to null."
+            )
+        validation_set = validation_set.first(held_out)
     validation = validation_set and ImageDataset(
-        validation_set.first(len(validation_set) // devices * devices),
+        validation_set,
         batch_size=min(config.training.batch_size, len(validation_set)),
         shuffle=False,
         flip=False,
