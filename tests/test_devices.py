@@ -21,7 +21,7 @@ BACKEND = keras.backend.backend()
 TESTS = Path(__file__).parent
 DEVICES = 4
 CONFIG = """
-data: {name: drawn_flowers, num_images: 15, image_size: 16, validation_fraction: 0.2}
+data: {name: drawn_flowers, num_images: 20, image_size: 16, validation_fraction: 0.25}
 diffusion: {timesteps: 8, beta_start: 0.05, beta_end: 0.8}
 network: {widths: [8], has_attention: [false], num_res_blocks: 1, norm_groups: 4, dropout: 0.1}
 training: {epochs: 3, batch_size: 4}
