@@ -81,7 +81,7 @@ def prepare(config):
         if not held_out:
             raise ValueError(
                 f"{len(validation_set)} held-out images are not one for each of {devices} devices: "
-                "hold out more, or set data.validation_fraction to null."
+                "hold out more, or none."
             )
         validation_set = validation_set.first(held_out)
     validation = validation_set and ImageDataset(

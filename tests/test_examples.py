@@ -157,6 +157,14 @@ def test_wrong_input_ends_before_training(tmp_path, monkeypatch, capsys, changes
 
 
 @pytest.mark.once
+def test_too_few_are_held_out_for_several_devices(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("keras_ddpm.devices.use_devices", lambda devices: 4)
+    held_out = {"data__validation_split": "null", "data__validation_fraction": 0.1}
+    message = error_of(capsys, train, monkeypatch, tmp_path / "run", **held_out)
+    assert "held-out images are not one for each of 4 devices" in message
+
+
+@pytest.mark.once
 def test_default_is_the_embedded_set(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run_here(monkeypatch, "flowers.py", "--print_config", "--training.epochs", 3)

@@ -91,6 +91,15 @@ def test_grids_come_before(tmp_path):
         fit(tiny_model(), [TensorBoard(tmp_path, samples), samples])
 
 
+def test_another_process_than_the_first_writes_nothing(tmp_path, monkeypatch):
+    for module in ("callbacks", "tensorboard"):
+        monkeypatch.setattr(f"keras_ddpm.{module}.is_chief", lambda: False)
+    samples = SampleImages(tmp_path / "samples", num_images=2, steps=2)
+    fit(tiny_model(), [samples, TensorBoard(tmp_path / "a", samples)])
+    assert samples.grid is not None  # it takes part in the drawing
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Choose another folder"):
