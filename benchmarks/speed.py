@@ -23,7 +23,7 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from speed_tables import BACKENDS, GROUPS, NETWORKS, POLICIES
+from speed_tables import BACKENDS, GROUPS, NETWORKS, POLICIES, SAMPLERS
 
 # Several processes share a GPU, and none may take all of it.
 ENVIRONMENT = {
@@ -186,6 +186,7 @@ def parse_args():
     add("--networks", nargs="+", choices=[*NETWORKS], default=["small", "large"])
     add("--policies", nargs="+", choices=POLICIES, default=[*POLICIES])
     add("--backends", nargs="+", choices=BACKENDS, default=[*BACKENDS])
+    add("--samplers", nargs="+", choices=[*SAMPLERS], default=[*SAMPLERS])
     add("--batch_size", type=int, help="of training and sampling (default: the network's)")
     add("--matrix_size", type=int, default=2048, help="of the product (default: %(default)s)")
     add("--rounds", type=int, default=5, help="of each case (default: %(default)s)")

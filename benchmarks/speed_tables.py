@@ -28,7 +28,7 @@ NETWORKS = {
 BATCH_SIZES = {"tiny": 4, "small": 16, "large": 8}
 STEPS_A_ROUND = {"tiny": 2, "small": 10, "large": 3}
 SAMPLED_AT_ONCE = {"tiny": 2, "small": 16, "large": 4}
-SAMPLERS = (("ddim", 50), ("dpm_solver++", 20), ("ddpm", 1000))
+SAMPLERS = {"ddim": 50, "dpm_solver++": 20, "ddpm": 1000}  # with their steps
 DIFFUSERS = "diffusers, torch"
 NUM_PHOTOGRAPHS, PHOTOGRAPH_SIZE = 64, (500, 375)
 
@@ -78,18 +78,18 @@ def ceilings(args, options):
     """What the machine can do at most in that precision."""
     policy, size = options["policy"], args.matrix_size
     product = {"policy": policy, "size": size}
+    alone = {name: options[name] for name in ("network", "policy", "batch_size")}
     for backend in args.backends:
         name = f"{backend}: product of {size}x{size} matrices"
         yield Case(name, "speed_ceilings", "matrix_product", product, backend)
-    if "tensorflow" in args.backends:
-        alone = {name: options[name] for name in ("network", "policy", "batch_size")}
-        name = "tensorflow: its convolutions alone"
-        yield Case(name, "speed_ceilings", "convolutions", alone, "tensorflow")
+        name = f"{backend}: its convolutions alone"
+        yield Case(name, "speed_ceilings", "convolutions", alone, backend, (DIFFUSERS,))
 
 
 def sampling_tables(args):
     network = args.networks[0]
-    for sampler, steps in SAMPLERS:
+    for sampler in args.samplers:
+        steps = SAMPLERS[sampler]
         options = {
             "network": NETWORKS[network],
             "policy": "float32",

@@ -1,11 +1,13 @@
 """The benchmark of speed: a table as a command makes it, and what becomes of a case that fails."""
 
+import importlib
 import json
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.once
@@ -103,6 +105,29 @@ def test_ceilings_are_measured(speed):
     big, small = (speed_ceilings.matrix_product("mixed_bfloat16", size) for size in (1024, 64))
     assert (next(big)["flops"], next(small)["flops"]) == (2**31, 2**19)
     assert next(big) > 0 and next(small) > 0
+
+
+TENSORS = {
+    "tensorflow": ("tensorflow", "convert_to_tensor"),
+    "jax": ("jax.numpy", "asarray"),
+    "torch": ("torch", "from_numpy"),
+}
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_convolutions_are_the_same_work_on_every_backend(speed, backend):
+    import speed_ceilings
+
+    pytest.importorskip(backend)
+    rng, found = np.random.default_rng(0), {}
+    shapes = [((2, 8, 8, 3), (3, 3, 3, 5)), ((2, 4, 4, 8), (3, 3, 8, 4))]
+    cases = [[rng.standard_normal(shape, "float32") for shape in pair] for pair in shapes]
+    for name in ("tensorflow", backend):
+        module, function = TENSORS[name]
+        tensor = getattr(importlib.import_module(module), function)
+        found[name] = speed_ceilings.PROGRAMS[name]([(*map(tensor, c), 1) for c in cases])()
+    assert found[backend] == pytest.approx(found["tensorflow"], rel=1e-4)
+    assert abs(found[backend]) > 1
 
 
 def test_all_tables_name_cases_that_exist(speed, monkeypatch, tmp_path):
