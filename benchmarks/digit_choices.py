@@ -85,7 +85,8 @@ def train(name, folder, more):
     command = ["examples/flowers.py", "--config", "examples/configs/mnist.yaml"]
     command += ["--run", folder.absolute(), *options, *more]
     begin = time.perf_counter()
-    subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True)
+    if subprocess.run([sys.executable, *map(str, command)], cwd=ROOT).returncode:
+        sys.exit(f"error: the training of {name!r} failed; what it said is above.")
     return time.perf_counter() - begin
 
 
