@@ -174,6 +174,7 @@ def build_model(config, train_set):
         label_dropout=config.training.label_dropout,
         label_names=train_set.label_names if config.data.use_labels else None,
         min_snr_gamma=config.training.min_snr_gamma,
+        remat=config.training.remat,
         seed=config.training.seed,
     )
     model.compile(

@@ -153,6 +153,8 @@ class TrainingConfig:
         label_dropout: share of labels hidden from the network, for classifier-free guidance.
         min_snr_gamma: weights the timesteps of the loss by min-SNR-γ (Hang et al.; they use 5);
             null weights all alike (Ho et al.).
+        remat: whether the network's blocks compute what is inside them twice, instead of keeping it
+            until the gradient needs it: less memory, a third more time.
         dtype_policy: precision of the network; "mixed_bfloat16" suits recent GPUs.
         jit_compile: whether to compile with XLA or torch.compile; "auto" leaves it to Keras.
         steps_per_execution: steps in one call of the compiled function.
@@ -175,6 +177,7 @@ class TrainingConfig:
     ema_decay: float = 0.999
     label_dropout: float = 0.1
     min_snr_gamma: float | None = None
+    remat: bool = False
     dtype_policy: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     jit_compile: bool | Literal["auto"] = "auto"
     steps_per_execution: int = 1

@@ -19,6 +19,7 @@ from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.export import Export
 from keras_ddpm.generation import Generation
 from keras_ddpm.memory import batch_size_advice, is_out_of_memory
+from keras_ddpm.remat import rematerialised
 from keras_ddpm.saving import Saving
 from keras_ddpm.validation import check_fraction
 from keras_ddpm.weighting import min_snr_weights
@@ -44,6 +45,8 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
         label_names: optional names of the classes, `num_classes` of them, for `generate`.
         min_snr_gamma: optional float > 0, weights the loss of each timestep by min-SNR-γ (Hang
             et al. 2023), see `min_snr_weights`. None weights all alike (Ho et al.).
+        remat: bool, whether the blocks of the network compute what is inside them twice, instead of
+            keeping it until the gradient needs it: less memory, more time, see `rematerialised`.
         seed: optional int, for timesteps, noise and label dropout.
 
     Example:
@@ -65,6 +68,7 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
         label_dropout=0.1,
         label_names=None,
         min_snr_gamma=None,
+        remat=False,
         seed=None,
         **kwargs,
     ):
@@ -92,6 +96,9 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
         self._timestep_weights = None
         if min_snr_gamma is not None:
             self._timestep_weights = min_snr_weights(self.diffusion, min_snr_gamma)
+
+        self.remat = remat
+        self._run_in_blocks = rematerialised(network) if remat else None
 
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -174,7 +181,10 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
         x_start, t, noise = batch["x_start"], batch["t"], batch["noise"]
         x_t = self.diffusion.q_sample(x_start, t, noise)
         inputs = [x_t, t] + ([batch["label"]] if "label" in batch else [])
-        output = network(inputs, training=training)
+        if training and self.remat:
+            output = self._run_in_blocks(inputs)
+        else:
+            output = network(inputs, training=training)
         target = self.diffusion.target(x_start, t, noise)
         weight = batch["sample_weight"]
         if weight is not None:  # one weight an image, for losses of one value a pixel

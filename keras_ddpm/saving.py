@@ -89,6 +89,7 @@ class Saving:
             "label_dropout": self.label_dropout,
             "label_names": self.label_names,
             "min_snr_gamma": self.min_snr_gamma,
+            "remat": self.remat,
             "seed": self.seed,
         }
 

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from keras import ops
 
+from keras_ddpm.graph import nodes_in_order
+
 
 class TrainStep:
     def train_step(self, data):
@@ -45,12 +47,10 @@ def inference_function(network):
 
     Keras keeps all of them until the network has ended: that takes the memory of a training step,
     and time, because the system has to clear every new piece of it. So this walks Keras' own graph
-    (Keras 3.15 has no public way) as `Functional.call` does.
+    as `Functional.call` does.
     """
-    depths = sorted(network._nodes_by_depth, reverse=True)
-    nodes = [n for depth in depths for n in network._nodes_by_depth[depth] if not n.is_input]
     needed, plan = set(map(id, network.outputs)), []
-    for node in reversed(nodes):  # tensors are known by their symbols' ids
+    for node in reversed(nodes_in_order(network)):  # tensors are known by their symbols' ids
         results = list(map(id, node.outputs))
         finished = {id(tensor) for tensor in node.input_tensors} - needed
         needed |= finished
