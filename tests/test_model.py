@@ -434,7 +434,7 @@ def test_adam_takes_the_step_of_keras(options):
         gradients = [rng.normal(0, 10 ** rng.uniform(-6, 1), shape) for shape in shapes]
         for model in (quick, plain):
             model.step_optimizer([ops.convert_to_tensor(g, "float32") for g in gradients])
-    assert "update_step" not in vars(quick.optimizer)
+    assert not {"update_step", "_parallel_update_step"} & {*vars(quick.optimizer)}
     found, expected = states(quick), states(plain)
     assert found.keys() == expected.keys()
     for name, value in expected.items():

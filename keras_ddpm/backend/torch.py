@@ -1,9 +1,14 @@
 """PyTorch: autograd, variables updated in place, inference mode."""
 
+import contextlib
+import functools
+import math
+
 import keras
 import torch
 import torch.nn.functional as F
 from keras import ops
+from torch.optim.adam import adam
 
 from keras_ddpm.graph import nodes_in_order
 
@@ -22,7 +27,8 @@ class TrainStep:
             return self.update_metrics(batch, loss, target, output)
 
     def step_optimizer(self, gradients):
-        self.optimizer.apply(gradients, self.network.trainable_variables)
+        with fused_adam(self.optimizer):
+            self.optimizer.apply(gradients, self.network.trainable_variables)
 
     def test_step(self, data):
         with torch.no_grad():
@@ -30,6 +36,51 @@ class TrainStep:
             loss, target, output = self.denoising_loss(self.ema_network, batch, training=False)
             self.examine(batch, loss)
             return self.update_metrics(batch, loss, target, output)
+
+
+@functools.cache
+def _adam():
+    return type(keras.optimizers.Adam())  # of a class that Keras has for PyTorch only
+
+
+@contextlib.contextmanager
+def fused_adam(optimizer):
+    """Lets Keras' Adam take its step with PyTorch's one kernel, which reads each number once.
+
+    Keras has ten operations, and some of them need the memory of all weights once more.
+    Other optimizers stay as they are.
+    """
+    if type(optimizer) is not _adam() or optimizer.amsgrad:
+        yield
+        return
+
+    def update_step(gradients, weights, learning_rate):
+        places = [optimizer._get_variable_index(weight) for weight in weights]
+        moments = optimizer._momentums, optimizer._velocities
+        steps = int(ops.convert_to_tensor(optimizer.iterations))
+        values = [weight.value for weight in weights]
+        adam(
+            values,
+            [gradient.contiguous() for gradient in gradients],
+            *([of_kind[place].value for place in places] for of_kind in moments),
+            max_exp_avg_sqs=[],
+            state_steps=list(values[0].new_full((len(values),), steps).unbind()),
+            lr=float(learning_rate),
+            beta1=optimizer.beta_1,
+            beta2=optimizer.beta_2,
+            # PyTorch divides √v by √(1 − β₂ⁿ) before it adds this, Keras afterwards.
+            eps=optimizer.epsilon / math.sqrt(1 - optimizer.beta_2 ** (steps + 1)),
+            weight_decay=0.0,
+            amsgrad=False,
+            maximize=False,
+            fused=True,
+        )
+
+    optimizer._parallel_update_step = update_step
+    try:
+        yield
+    finally:
+        del optimizer._parallel_update_step
 
 
 def compile_function(function, variables, jit_compile):
