@@ -8,7 +8,7 @@ that whatever else the machine does meets them all. A ratio is the median, over 
 reference's seconds divided by the case's: above 1 is faster than the reference. Images are random;
 no number depends on what they show.
 
-Groups: training, sampling, input, start, memory. Writes speed.md and speed.json. A case that fails
+Groups: training, sampling, input, start, memory, remat. Writes speed.md and speed.json. A case that fails
 is reported as failed, with its last words, and the command then exits with 1.
 """
 
@@ -148,6 +148,9 @@ def cells(row):
             f"{peak:,.0f} MB{where}"
             for peak, where in ((host, ""), (device, " on the GPU"))
             if peak is not None
+        )
+        + (
+            f", {row['built_megabytes']:,.0f} before training" if row.get("built_megabytes") else ""
         ),
     ]
 

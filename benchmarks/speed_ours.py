@@ -5,18 +5,19 @@ import sys
 import time
 
 import numpy as np
+from speed_worker import megabytes
 
 LEARNING_RATE = 2e-4
 
 
-def make_model(network, policy="float32"):
+def make_model(network, policy="float32", remat=False):
     """A model, built and compiled."""
     import keras
 
     from keras_ddpm import DiffusionModel, GaussianDiffusion, build_unet
 
     keras.config.set_dtype_policy(policy)
-    model = DiffusionModel(build_unet(**network), GaussianDiffusion())
+    model = DiffusionModel(build_unet(**network), GaussianDiffusion(), remat=remat)
     model.compile(keras.optimizers.Adam(LEARNING_RATE))
     return model
 
@@ -26,7 +27,7 @@ def random_images(network, count):
     return np.random.default_rng(0).integers(0, 256, shape, "uint8")
 
 
-def training(network, policy, batch_size, steps, folder=None):
+def training(network, policy, batch_size, steps, folder=None, remat=False):
     """Seconds of a training step in `fit`, with Adam and averaged weights.
 
     On random images, or on those of a folder, as `load_images` brings them.
@@ -44,7 +45,8 @@ def training(network, policy, batch_size, steps, folder=None):
         facts["images_per_second_loaded"] = len(images) / (time.perf_counter() - begin)
         images = np.tile(images, (-(-count // len(images)), 1, 1, 1))[:count]
     begin = time.perf_counter()  # imports are not part of the first step
-    model = make_model(network, policy)
+    model = make_model(network, policy, remat)
+    facts |= {"building": time.perf_counter() - begin, "built_megabytes": megabytes()}
     model.fit(images[:batch_size], batch_size=batch_size, verbose=0)
     facts |= {"first_step": time.perf_counter() - begin}
     facts |= {"flops": 3 * batch_size * forward_flops(model.network)}

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import sys
+from pathlib import Path
 
 
 def main():
@@ -35,6 +36,16 @@ def peak_megabytes():
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def megabytes():
+    """The memory that this process holds now; None where the system is not Linux."""
+    path = Path("/proc/self/statm")
+    return (
+        int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        if path.exists()
+        else None
+    )
 
 
 def peak_device_megabytes():

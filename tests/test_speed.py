@@ -76,7 +76,7 @@ def test_a_case_that_fails_is_reported_and_the_others_go_on(speed, tmp_path, mon
 @pytest.mark.parametrize(
     "options, expected",
     [
-        (["trainings"], "GROUP must be one of training, sampling, input, start, memory"),
+        (["trainings"], "GROUP must be one of training, sampling, input, start, memory, remat"),
         (["--rounds", "0"], "--rounds must be at least 1, got 0"),
         (["--batch_size", "-1"], "--batch_size must be at least 1, got -1"),
         (["--photographs", "nowhere"], "--photographs must be a folder, got 'nowhere'"),
