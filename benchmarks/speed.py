@@ -8,8 +8,8 @@ that whatever else the machine does meets them all. A ratio is the median, over 
 reference's seconds divided by the case's: above 1 is faster than the reference. Images are random;
 no number depends on what they show.
 
-Groups: training, sampling, input, start, memory, remat. Writes speed.md and speed.json. A case that fails
-is reported as failed, with its last words, and the command then exits with 1.
+Groups: training, sampling, input, start, memory, remat. Writes speed.md and speed.json. A case that
+fails is reported as failed, with its last words, and the command then exits with 1.
 """
 
 import argparse

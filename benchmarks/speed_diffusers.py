@@ -28,7 +28,7 @@ def make_network(network):
         down_block_types=down,
         up_block_types=up,
         attention_head_dim=None,
-        norm_num_groups=8,
+        norm_num_groups=network.get("norm_groups", 8),
         downsample_padding=0,
     )
     return model.to(device), device
