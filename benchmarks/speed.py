@@ -136,14 +136,15 @@ def cells(row):
     if "failure" in row:
         return [row["name"], f"failed: {row['failure'][:100]}", "", "", "", ""]
     rounds = row["rounds"]
-    first = next((row[key] for key in ("first_step", "first_call") if key in row), None)
+    first = next((f"{row[key]:.1f} s" for key in ("first_step", "first_call") if key in row), "")
+    phases = [f"{row[key]:.1f} {key}" for key in ("building", "tracing", "running") if key in row]
     host, device = row["peak_megabytes"], row["peak_device_megabytes"]
     return [
         row["name"],
         f"{row['seconds']:.3g} ({min(rounds):.3g} to {max(rounds):.3g})" if rounds else "",
         ", ".join(f"{ratio:.2f} × {name}" for name, ratio in row["ratios"].items()),
         f"{row['flops'] / row['seconds'] / 1e9:,.0f}" if rounds and "flops" in row else "",
-        "" if first is None else f"{first:.1f} s",
+        f"{first} ({', '.join(phases)})" if phases else first,
         ", ".join(
             f"{peak:,.0f} MB{where}"
             for peak, where in ((host, ""), (device, " on the GPU"))

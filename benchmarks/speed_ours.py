@@ -59,6 +59,32 @@ def training(network, policy, batch_size, steps, folder=None, remat=False):
         yield (time.perf_counter() - begin) / steps
 
 
+def first_step(network, policy, batch_size):
+    """Seconds of a training step in TensorFlow; its facts say what the first one spends them on.
+
+    Building the network, its copy and the optimizer's state; tracing, Python that makes a graph;
+    and the first run, in which TensorFlow rewrites that graph and prepares its kernels.
+    """
+    import tensorflow as tf
+
+    begin = time.perf_counter()
+    model = make_model(network, policy)
+    built = time.perf_counter()
+    batch = (tf.constant(random_images(network, batch_size)),)
+    step = tf.function(model.train_step, autograph=False).get_concrete_function(batch)
+    traced = time.perf_counter()
+
+    def run():
+        begin = time.perf_counter()
+        float(step(batch)["loss"])  # waits for it
+        return time.perf_counter() - begin
+
+    seconds = {"building": built - begin, "tracing": traced - built, "running": run()}
+    yield {**seconds, "first_step": sum(seconds.values())}
+    while True:
+        yield run()
+
+
 def batches(network, batch_size, steps):
     """Seconds of a batch out of memory, shuffled and mirrored; nobody trains."""
     from keras_ddpm.data import ImageDataset

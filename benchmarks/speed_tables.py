@@ -153,6 +153,15 @@ def start_tables(args):
             for module in ("keras", "keras_ddpm")
         )
         yield Table(f"Import, {backend}", [keras, ours._replace(references=(keras.name,))])
+    if "tensorflow" in args.backends:
+        network = args.networks[-1]
+        options = {
+            "network": NETWORKS[network],
+            "policy": "float32",
+            "batch_size": args.batch_size or BATCH_SIZES[network],
+        }
+        case = Case("a training step", "speed_ours", "first_step", options, "tensorflow")
+        yield Table(f"The first step, {network} network, tensorflow", [case])
 
 
 def memory_tables(args):
@@ -177,12 +186,15 @@ def remat_tables(args):
         "steps": 1,
     }
     for backend in args.backends:
-        kept = Case(backend, "speed_ours", "training", options, backend)
+        # Where images are tiny, what is left is the memory of weights, gradients and program.
+        tiny = {**options, "network": {**NETWORKS[network], "image_size": 32}}
+        few = Case(f"{backend}, 32x32", "speed_ours", "training", tiny, backend)
+        kept = few._replace(name=backend, options=options)
         again = kept._replace(name=f"{backend}, remat", options={**options, "remat": True})
         title = (
             f"Blocks computed twice, {network} network, batch {options['batch_size']}, {backend}"
         )
-        yield Table(title, [kept, again._replace(references=(kept.name,))])
+        yield Table(title, [few, kept, again._replace(references=(kept.name,))])
 
 
 def memory_sizes(network):

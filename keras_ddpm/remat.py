@@ -7,7 +7,7 @@ there is. Here a whole block is one piece, and only what passes from block to bl
 
 import keras
 
-from keras_ddpm.graph import nodes_in_order
+from keras_ddpm.graph import nodes_in_order, plan_nodes, run_nodes
 
 
 def rematerialised(network):
@@ -44,7 +44,7 @@ def rematerialised(network):
         used = dict.fromkeys(id(tensor) for node in nodes for tensor in node.input_tensors)
         given, results = [k for k in used if k not in made], [k for k in made if k in needed]
         is_last = not plan  # whose gradient comes at once
-        plan.insert(0, (nodes, forgets and not is_last, given, results))
+        plan.insert(0, (plan_nodes(nodes, results), forgets and not is_last, given, results))
         needed |= set(given)
 
     def run(inputs):
@@ -56,8 +56,7 @@ def rematerialised(network):
 
             def piece(*values, nodes=nodes, floats=floats, seen=seen, results=results):
                 inside = {**seen, **dict(zip(floats, values))}
-                for node in nodes:
-                    inside.update(_call(node, inside))
+                run_nodes(nodes, inside, training=True)
                 return tuple(inside[k] for k in results)
 
             piece = keras.remat(piece) if forgets else piece
@@ -84,11 +83,3 @@ def _split(nodes):
             piece = []
     pieces.append((piece, True))
     return [(nodes, forgets) for nodes, forgets in pieces if nodes]
-
-
-def _call(node, tensors):
-    args, kwargs = node.arguments.fill_in(tensors)
-    if "training" in getattr(node.operation, "_call_context_args", ()):
-        kwargs["training"] = True
-    outputs = keras.tree.flatten(node.operation(*args, **kwargs))
-    return zip(map(id, node.outputs), outputs)

@@ -103,7 +103,7 @@ def test_a_block_is_a_piece_and_dropout_runs_once(monkeypatch):
     pieces, remat = [], keras.remat
 
     def counted(piece):
-        pieces.append([node.operation.name for node in piece.__kwdefaults__["nodes"]])
+        pieces.append([node.operation.name for node, _ in piece.__kwdefaults__["nodes"]])
         return remat(piece)
 
     monkeypatch.setattr(keras, "remat", counted)

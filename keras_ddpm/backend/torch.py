@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from keras import ops
 from torch.optim.adam import adam
 
-from keras_ddpm.graph import nodes_in_order
+from keras_ddpm.graph import nodes_in_order, plan_nodes, run_nodes
 
 
 class TrainStep:
@@ -100,24 +100,13 @@ def inference_function(network):
     and time, because the system has to clear every new piece of it. So this walks Keras' own graph
     as `Functional.call` does.
     """
-    needed, plan = set(map(id, network.outputs)), []
-    for node in reversed(nodes_in_order(network)):  # tensors are known by their symbols' ids
-        results = list(map(id, node.outputs))
-        finished = {id(tensor) for tensor in node.input_tensors} - needed
-        needed |= finished
-        plan.insert(0, (node, results, finished))
+    results = list(map(id, network.outputs))
+    plan = plan_nodes(nodes_in_order(network), results)
 
     def run(inputs):
         tensors = dict(zip(map(id, network.inputs), inputs))
-        for node, results, finished in plan:
-            args, kwargs = node.arguments.fill_in(tensors)
-            if "training" in kwargs:
-                kwargs["training"] = False
-            tensors.update(zip(results, keras.tree.flatten(node.operation(*args, **kwargs))))
-            del args, kwargs
-            for key in finished:
-                del tensors[key]
-        outputs = [tensors[id(tensor)] for tensor in network.outputs]
+        run_nodes(plan, tensors, training=False)
+        outputs = [tensors[key] for key in results]
         return outputs[0] if len(outputs) == 1 else outputs
 
     return run
