@@ -43,8 +43,8 @@ def batch_size_advice(model, batch_size, reason):
     fitting = find_batch_size(model, (batch_size or 2 * MOST_TRIED) // 2)
     if fitting is None:
         return (
-            f"out of memory with {tried}, and with one image: take a smaller one, or network "
-            f"({reason})."
+            f"out of memory with {tried}, and with one image: take a smaller one, or network"
+            f"{'' if model.remat else ', or remat=True (training.remat)'} ({reason})."
         )
     advice = f"out of memory with {tried}; batch_size={fitting} fits."
     if batch_size is not None:
