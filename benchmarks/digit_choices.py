@@ -22,6 +22,8 @@ import sys
 import time
 from pathlib import Path
 
+from threads import add_threads_option, limit_threads
+
 ROOT = Path(__file__).parents[1]
 SHORT = {
     "data.num_images": 20000,
@@ -65,17 +67,15 @@ def parse_args():
     add("--choices", nargs="+", metavar="CHOICE", help="only these (default: all)")
     add("--num_samples", type=int, default=2000, help="of each kind (default: %(default)s)")
     add("--lenet_seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    add("--threads", type=int, help="of TensorFlow and PyTorch (default: theirs)")
+    add_threads_option(parser)
     add("--train", nargs=argparse.REMAINDER, default=[], help="comes last: options of mnist.py")
     add("--output", type=Path, default=Path("runs/digit_choices"), help="(default: %(default)s)")
     args = parser.parse_args()
     args.choices = args.choices or [*CHOICES]
     if unknown := [name for name in args.choices if name not in CHOICES]:
         parser.error(f"CHOICE must be one of {', '.join(CHOICES)}, got {unknown[0]!r}")
-    for name, fewest in (("num_samples", 100), ("threads", 1)):
-        number = getattr(args, name)
-        if number is not None and number < fewest:
-            parser.error(f"--{name} must be at least {fewest}, got {number}")
+    if args.num_samples < 100:  # more than there are features
+        parser.error(f"--num_samples must be at least 100, got {args.num_samples}")
     return args
 
 
@@ -142,9 +142,7 @@ def describe(rows, args):
 
 def main():
     args = parse_args()
-    if args.threads:  # libraries read this when they are imported
-        for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-            os.environ[name] = str(args.threads)
+    limit_threads(args.threads)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     args.output.mkdir(parents=True, exist_ok=True)
     distance, test_images = make_distance(args.lenet_seeds, args.output / "features")

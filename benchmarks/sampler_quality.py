@@ -29,6 +29,8 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+from threads import add_threads_option, limit_threads
+
 PARTS = ("headline", "curve", "guidance")
 HEADLINE = (("ddpm", 1000), ("ddim", 20), ("ddim", 50), ("heun", 10))  # the others against DDPM
 DPM_SPACINGS = ("trailing", "logsnr")
@@ -98,21 +100,13 @@ def parse_args():
     add("--num_curve", type=int, default=2000, help="of any other row (default: %(default)s)")
     add("--chunk_size", type=int, default=500, help="samples of a file (default: %(default)s)")
     add("--num_drawings", type=int, default=20000, help="of the reference and of training features")
-    add("--threads", type=_positive, help="of TensorFlow and PyTorch (default: theirs)")
+    add_threads_option(parser)
     return parser.parse_args()
-
-
-def _positive(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an int of at least 1, got {text}")
-    return int(text)
 
 
 def main():
     args = parse_args()
-    if args.threads:  # libraries read this when they are imported
-        for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-            os.environ[name] = str(args.threads)
+    limit_threads(args.threads)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         model, output = check(args)

@@ -154,7 +154,7 @@ class TrainingConfig:
         min_snr_gamma: weights the timesteps of the loss by min-SNR-γ (Hang et al.; they use 5);
             null weights all alike (Ho et al.).
         remat: whether the network's blocks compute what is inside them twice, instead of keeping it
-            until the gradient needs it: less memory, a third more time.
+            until the gradient needs it: less memory, more time.
         dtype_policy: precision of the network; "mixed_bfloat16" suits recent GPUs.
         jit_compile: whether to compile with XLA or torch.compile; "auto" leaves it to Keras.
         steps_per_execution: steps in one call of the compiled function.

@@ -36,7 +36,7 @@ def run_nodes(plan, tensors, training):
 
 
 def plan_nodes(nodes, results):
-    """Pairs of a node and the ids of what nobody needs after it, but for `results`, ids as well."""
+    """For `run_nodes`: each node, and the ids of what nobody needs after it; `results` are kept."""
     needed, plan = set(results), []
     for node in reversed(nodes):
         finished = {id(tensor) for tensor in [*node.input_tensors, *node.outputs]} - needed

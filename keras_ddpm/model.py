@@ -21,7 +21,7 @@ from keras_ddpm.generation import Generation
 from keras_ddpm.memory import batch_size_advice, is_out_of_memory
 from keras_ddpm.remat import rematerialised
 from keras_ddpm.saving import Saving
-from keras_ddpm.validation import check_fraction
+from keras_ddpm.validation import check_fraction, check_weight_dtypes
 from keras_ddpm.weighting import min_snr_weights
 
 VALIDATION_SEED = 2020  # any fixed number: each evaluation then sees the same noise
@@ -181,7 +181,7 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
         x_start, t, noise = batch["x_start"], batch["t"], batch["noise"]
         x_t = self.diffusion.q_sample(x_start, t, noise)
         inputs = [x_t, t] + ([batch["label"]] if "label" in batch else [])
-        if training and self.remat:
+        if training and self.remat:  # nothing else than `self.network` is trained
             output = self._run_in_blocks(inputs)
         else:
             output = network(inputs, training=training)
@@ -234,7 +234,7 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
                 that this backend does not follow.
         """
         check_distribution()
-        self._check_weight_dtypes()
+        check_weight_dtypes(self.network)
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
         self._asked_jit_compile = jit_compile
         # Keras would build these on the first batch, by calling the model on raw images.
@@ -243,18 +243,6 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
         self.compute_metrics(None, example, example)
         self.reset_metrics()
         self.optimizer.build(self.network.trainable_variables)
-
-    def _check_weight_dtypes(self):
-        """Refuses weights too coarse to train: β₂ = 0.999 of Adam is 1 in bfloat16, for instance,
-        where Keras then changes nothing, and the average would stand still as well."""
-        for weight in self.network.trainable_weights:
-            if weight.dtype in ("bfloat16", "float16"):
-                raise ValueError(
-                    f"the weight {weight.path!r} is {weight.dtype}, too coarse for the small steps "
-                    "of training and of averaged weights. Build the network under the dtype policy "
-                    f'"mixed_{weight.dtype}": it computes in {weight.dtype} as well, with weights '
-                    "in float32."
-                )
 
     def fit(
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs

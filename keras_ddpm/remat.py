@@ -30,8 +30,8 @@ def rematerialised(network):
     >>> network = build_unet(64)
     >>> noise = rematerialised(network)([x_t, t])
     """
-    pieces = _split(nodes_in_order(network))
-    if len(pieces) < 2:
+    nodes = nodes_in_order(network)
+    if not any(map(_ends_a_block, nodes)):
         raise ValueError(
             f"remat=True, but the network {network.name!r} has no residual connection at which to "
             "split it, as those of `build_unet` have."
@@ -39,12 +39,12 @@ def rematerialised(network):
     # What comes after a piece, or is an output, has to leave it.
     needed = {id(tensor) for tensor in network.outputs}
     plan = []
-    for nodes, forgets in reversed(pieces):
-        made = [id(tensor) for node in nodes for tensor in node.outputs]
-        used = dict.fromkeys(id(tensor) for node in nodes for tensor in node.input_tensors)
+    for some, forgets in reversed(_split(nodes)):
+        made = [id(tensor) for node in some for tensor in node.outputs]
+        used = dict.fromkeys(id(tensor) for node in some for tensor in node.input_tensors)
         given, results = [k for k in used if k not in made], [k for k in made if k in needed]
         is_last = not plan  # whose gradient comes at once
-        plan.insert(0, (plan_nodes(nodes, results), forgets and not is_last, given, results))
+        plan.insert(0, (plan_nodes(some, results), forgets and not is_last, given, results))
         needed |= set(given)
 
     def run(inputs):
@@ -70,16 +70,20 @@ def _split(nodes):
     """Pairs of some nodes in a row, and whether they may be run twice."""
     pieces, piece = [], []
     for node in nodes:
-        layer = node.operation
-        if getattr(layer, "non_trainable_variables", None):
+        if getattr(node.operation, "non_trainable_variables", None):  # a state to be moved on once
             pieces += [(piece, True), ([node], False)]
             piece = []
             continue
         piece.append(node)
-        shapes = {tensor.shape for tensor in node.input_tensors}
-        is_image = len(node.outputs[0].shape) == 4
-        if isinstance(layer, keras.layers.Add) and is_image and len(shapes) == 1:
+        if _ends_a_block(node):
             pieces.append((piece, True))
             piece = []
     pieces.append((piece, True))
     return [(nodes, forgets) for nodes, forgets in pieces if nodes]
+
+
+def _ends_a_block(node):
+    """Whether it is a residual connection; where a time embedding is added, its shape differs."""
+    shapes = {tensor.shape for tensor in node.input_tensors}
+    is_image = len(node.outputs[0].shape) == 4
+    return isinstance(node.operation, keras.layers.Add) and is_image and len(shapes) == 1

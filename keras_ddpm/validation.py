@@ -41,3 +41,16 @@ def check_share(argument, value):
     if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
         raise ValueError(f"{argument} must be a number in [0, 1], got {value!r}.")
     return float(value)
+
+
+def check_weight_dtypes(network):
+    """Refuses weights too coarse to train: β₂ = 0.999 of Adam is 1 in bfloat16, for instance, where
+    Keras then changes nothing, and the average would stand still as well."""
+    for weight in network.trainable_weights:
+        if weight.dtype in ("bfloat16", "float16"):
+            raise ValueError(
+                f"the weight {weight.path!r} is {weight.dtype}, too coarse for the small steps of "
+                "training and of averaged weights. Build the network under the dtype policy "
+                f'"mixed_{weight.dtype}": it computes in {weight.dtype} as well, with weights in '
+                "float32."
+            )

@@ -24,14 +24,14 @@ TINY = {
 }
 
 
-def run(folder, *options):
+def run(folder):
     rng = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 192), ("test", 128)):
         arrays[f"x_{split}"] = rng.integers(0, 256, (count, 28, 28), "uint8")
         arrays[f"y_{split}"] = np.arange(count) % 10
     np.savez(folder / "mnist.npz", **arrays)
-    command = [sys.executable, ROOT / "benchmarks" / "digit_choices.py", *options]
+    command = [sys.executable, ROOT / "benchmarks" / "digit_choices.py"]
     return subprocess.run(
         [*command, "--output", folder / "out", "--num_samples", "100", "--lenet_seeds", "0"]
         + ["--choices", *CHOICES, "--train", *(f"--{k}={v}" for k, v in TINY.items())],
@@ -65,7 +65,8 @@ def test_choices_are_trained_once_and_measured(tmp_path):
 @pytest.mark.parametrize(
     "option, expected",
     [
-        (["--threads", "0"], "--threads must be at least 1, got 0"),
+        (["--threads", "0"], "must be an int of at least 1, got 0"),
+        (["--num_samples", "84"], "--num_samples must be at least 100, got 84"),
         (["--choices", "anything"], "CHOICE must be one of as it is, another seed"),
     ],
 )

@@ -234,6 +234,18 @@ def test_gradients_of_several_batches_make_a_step(tmp_path, monkeypatch):
     assert optimizer.gradient_accumulation_steps is None and int(optimizer.iterations) == 4
 
 
+@pytest.mark.once
+def test_a_run_may_compute_its_blocks_twice(tmp_path, monkeypatch):
+    for name, remat in (("kept", "false"), ("again", "true")):
+        train(monkeypatch, tmp_path / name, training__remat=remat, training__epochs=1)
+    kept, again = (
+        keras.saving.load_model(tmp_path / name / "final.keras") for name in ("kept", "again")
+    )
+    assert (kept.remat, again.remat) == (False, True)
+    for a, b in zip(kept.get_weights(), again.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A conditional model that was hardly trained, of grey images."""

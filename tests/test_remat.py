@@ -131,6 +131,7 @@ def test_it_is_saved_with_the_model(tmp_path):
         np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_a_network_without_blocks_is_refused():
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_network_without_blocks_is_refused(dropout):
     with pytest.raises(ValueError, match="remat=True, but the network .* no residual connection"):
-        DiffusionModel(tiny_network(), GaussianDiffusion(), remat=True)
+        DiffusionModel(tiny_network(dropout=dropout), GaussianDiffusion(), remat=True)
