@@ -27,6 +27,21 @@ def random_images(network, count):
     return np.random.default_rng(0).integers(0, 256, shape, "uint8")
 
 
+def fit(model, data):
+    """Seconds of `fit` up to the end of its last step.
+
+    TensorFlow 2.21 may then wait before it lets go of the data's iterator, until 10.2 s, 20.5 s, …
+    after that was made. That is the time of no step, and would make short rounds look like long.
+    """
+    import keras
+
+    ends = []
+    end = keras.callbacks.LambdaCallback(on_train_end=lambda logs: ends.append(time.perf_counter()))
+    begin = time.perf_counter()
+    model.fit(data, verbose=0, callbacks=[end])
+    return ends[0] - begin
+
+
 def training(network, policy, batch_size, steps, folder=None, remat=False):
     """Seconds of a training step in `fit`, with Adam and averaged weights.
 
@@ -51,12 +66,10 @@ def training(network, policy, batch_size, steps, folder=None, remat=False):
     facts |= {"first_step": time.perf_counter() - begin}
     facts |= {"flops": 3 * batch_size * forward_flops(model.network)}
     dataset = ImageDataset(images, batch_size=batch_size)
-    model.fit(dataset, verbose=0)
+    fit(model, dataset)
     yield {**facts, "parameters": model.network.count_params()}
     while True:
-        begin = time.perf_counter()
-        model.fit(dataset, verbose=0)
-        yield (time.perf_counter() - begin) / steps
+        yield fit(model, dataset) / steps
 
 
 def first_step(network, policy, batch_size):
