@@ -5,7 +5,7 @@ import time
 import zlib
 from contextlib import contextmanager
 
-BATCH_SIZE = 100
+BATCH_SIZE = 50
 
 
 class Samples:

@@ -17,8 +17,9 @@ seven petals. And whether samples without labels have each class as often as the
 
 Samples are made in chunks, each from its own seed (other chunk sizes are other samples), and kept
 in the output folder: the command goes on where it was stopped, and several processes may share it.
-A chunk's name states how it was made, the folder's the model's checksum, but nothing the version of
-the code: choose another folder after changing a sampler. Times are of sampling alone, compiled.
+A chunk's name states how it was made, the folder's the model's checksum and its precision, but
+nothing the version of the code: choose another folder after changing a sampler. Times are of
+sampling alone, compiled.
 """
 
 import argparse
@@ -100,6 +101,7 @@ def parse_args():
     add("--num_curve", type=int, default=2000, help="of any other row (default: %(default)s)")
     add("--chunk_size", type=int, default=500, help="samples of a file (default: %(default)s)")
     add("--num_drawings", type=int, default=20000, help="of the reference and of training features")
+    add("--dtype_policy", help="precision of the network (default: as the model was saved)")
     add_threads_option(parser)
     return parser.parse_args()
 
@@ -134,7 +136,7 @@ def check(args):
                 f"--{name} {getattr(args, name)} must be a multiple of --chunk_size "
                 f"{args.chunk_size}."
             )
-    model = open_model(args.model)
+    model = open_model(args.model, args.dtype_policy)
     shape, classes = model.sample_shape, model.num_classes
     if len(shape) != 3 or shape[2] != 3 or min(shape) < 3 or min(shape[:2]) < SMALLEST_SIZE:
         raise ValueError(f"{args.model!r} generates {shape}, no RGB images of the embedded set.")
@@ -167,8 +169,9 @@ def measure(args, model, output):
                 wanted[row] = max(counts[part], wanted.get(row, 0))
     wanted = dict(sorted(wanted.items(), key=lambda item: item[0].evaluations * item[1]))
 
-    checksum = zlib.crc32(file_of(args.model).read_bytes())
-    samples = Samples(output / f"samples_{checksum:08x}", args.chunk_size)
+    kind = f"samples_{zlib.crc32(file_of(args.model).read_bytes()):08x}"
+    kind += f"_{args.dtype_policy}" if args.dtype_policy else ""
+    samples = Samples(output / kind, args.chunk_size)
     samples.make(model, wanted)
     with samples.claim("report") as mine:
         if samples.missing(wanted) or not mine:

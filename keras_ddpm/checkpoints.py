@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 
 from keras_ddpm.model import DiffusionModel
+from keras_ddpm.precision import model_in
 
 CHECKPOINT_NAME = "epoch_{:04d}.keras"
 _CHECKPOINT_PATTERN = re.compile(r"epoch_(\d{4,})\.keras")
@@ -86,23 +87,27 @@ def load_diffusion_model(path):
     return keras.saving.load_model(path)
 
 
-def open_model(source):
+def open_model(source, dtype_policy=None):
     """Reads a model from whatever it was saved as.
 
     Args:
         source: a `.keras` file, or a preset: its name or its folder.
+        dtype_policy: optional, as for `keras_ddpm.precision.model_in`; None leaves it as it was
+            saved.
 
     Returns:
         A `DiffusionModel`.
 
     Raises:
         FileNotFoundError: if there is none of these.
-        ValueError: if it is damaged, or holds something else.
+        ValueError: if it is damaged, or holds something else, or for an unknown policy.
 
     Example:
 
     >>> model = open_model("drawn_flowers_16")
     """
     if str(source).endswith(".keras") or Path(source).is_file():
-        return load_diffusion_model(source)
-    return DiffusionModel.from_preset(source)
+        model = load_diffusion_model(source)
+    else:
+        model = DiffusionModel.from_preset(source)
+    return model if dtype_policy is None else model_in(model, dtype_policy)

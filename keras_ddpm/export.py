@@ -12,6 +12,7 @@ import keras
 
 from keras_ddpm.clipping import check_clip_denoised
 from keras_ddpm.files import make_writable
+from keras_ddpm.precision import network_in
 from keras_ddpm.samplers import Heun, make_sampler, plan_timesteps
 from keras_ddpm.samplers.seeds import SEED_DTYPE
 from keras_ddpm.validation import check_choice
@@ -61,7 +62,7 @@ class Export:
         """
         check_format(format, NETWORK_FORMATS, "the network")
         make_writable(Path(filepath).parent)
-        network = self.ema_network if format != "onnx" else in_float32(self.ema_network)
+        network = self.ema_network if format != "onnx" else network_in(self.ema_network, "float32")
         write(network, network.inputs, filepath, format, verbose=verbose, **kwargs)
 
     def export_sampler(
@@ -118,7 +119,7 @@ class Export:
         if format == "onnx":
             check_onnx_sampler(sampler)
         make_writable(Path(filepath).parent)
-        network = self.ema_network if format != "onnx" else in_float32(self.ema_network)
+        network = self.ema_network if format != "onnx" else network_in(self.ema_network, "float32")
         walk = self.loop_of(network).whole(sampler, timesteps, clip_denoised)
         inputs = self._sampler_inputs(guided, sampler.is_stochastic)
         model = keras.Model(inputs, Walk(network, walk)(inputs))
@@ -182,20 +183,6 @@ def write(model, inputs, filepath, format, **kwargs):
     except onnx.checker.ValidationError:
         Path(filepath).unlink()  # tf2onnx only logs what it could not convert
         raise
-
-
-def in_float32(network):
-    """A copy of a network whose layers all compute in float32, with the same weights."""
-
-    def copy_layer(layer):
-        config = layer.get_config()
-        if isinstance(layer, keras.layers.Layer):  # operations have no dtype of their own
-            config["dtype"] = "float32"
-        return layer.__class__.from_config(config)
-
-    copy = keras.models.clone_model(network, clone_function=copy_layer)
-    copy.set_weights(network.get_weights())
-    return copy
 
 
 def check_format(format, formats, what):

@@ -43,11 +43,30 @@ class TrainStep:
         return super().compute_loss(*args, **kwargs) * replicas.count()
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """`compile` has built everything. Keras would take batches of the first epoch for this."""
+        """`compile` has built everything. Keras would take batches of the first epoch for this.
+
+        It is where Keras hands over what it will iterate on, epoch after epoch.
+        """
+        dataset = getattr(iterator, "_distributed_dataset", None)
+        if isinstance(dataset, tf.data.Dataset):  # and not one that is split among devices
+            iterator._distributed_dataset = without_tuning(dataset)
 
     def compile(self, **kwargs):
         replicas.prepare(self, **kwargs)
         super().compile(**kwargs)
+
+
+def without_tuning(dataset):
+    """`dataset` as it is, but not tuned while it runs, unless its own options say so.
+
+    tf.data tunes in a thread that should end with the epoch, but often sleeps on: until 5, 10, 20
+    or 41 s after the epoch began, and `fit` waits for it. Batches of images need no tuning.
+    """
+    if dataset.options().autotune.enabled is not None:
+        return dataset
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 @contextlib.contextmanager
