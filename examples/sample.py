@@ -45,6 +45,9 @@ def parse_args():
         "--guidance_scale", type=float, default=1.0, help="push towards the labels (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument(
+        "--dtype_policy", help="precision of the network (default: as the model was saved)"
+    )
     parser.add_argument("--devices", type=int, default=1, help="to share the work (default: 1)")
     args = parser.parse_args()
     args.model = args.model or args.preset
@@ -75,7 +78,7 @@ def draw(args):
     check_positive_int("--seed", args.seed, minimum=0)
     make_writable(args.output)
     use_devices(args.devices)
-    model = open_model(args.model)
+    model = open_model(args.model, args.dtype_policy)
     if not model.is_image:
         raise ValueError(f"{args.model!r} generates points, not images.")
 

@@ -333,6 +333,32 @@ def test_every_source_trains_as_numpy_does(source, num_classes):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the thread that tunes is TensorFlow's")
+@pytest.mark.parametrize("source", [None, Batches, as_tf_data])
+def test_nothing_that_fit_would_wait_for_tunes_the_batches(source, monkeypatch):
+    import tensorflow as tf
+
+    tuned, iterate = [], tf.data.Dataset.__iter__
+
+    def look(dataset):
+        tuned.append(dataset.options().autotune.enabled)
+        return iterate(dataset)
+
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", look)
+    data = IMAGES if source is None else source(IMAGES)
+    validation = (FLOATS, None) if source is None else source(FLOATS)
+    model = make_model()
+    model.fit(data, batch_size=4, epochs=2, verbose=0, validation_data=validation)
+    model.evaluate(data, batch_size=4, verbose=0)
+    assert len(tuned) >= 5 and set(tuned) == {False}
+
+    tuned.clear()
+    options = tf.data.Options()
+    options.autotune.enabled = True
+    model.fit(as_tf_data(IMAGES).with_options(options), verbose=0)
+    assert set(tuned) == {True}  # who asks for it has it
+
+
 def test_uint8_and_the_same_pixels_as_floats_train_identically():
     model, reference = make_model(), make_model()
     losses = fit(model, IMAGES, epochs=2), fit(reference, FLOATS, epochs=2)
