@@ -16,10 +16,10 @@ def main():
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     case = json.loads(sys.argv[1])
-    if os.environ["KERAS_BACKEND"] != "tensorflow":
-        # Keras imports it wherever it is installed, which takes half a gigabyte that users of
-        # another backend need not spend.
-        sys.modules["tensorflow"] = None
+    for other in {"tensorflow", "jax", "torch"} - {os.environ["KERAS_BACKEND"]}:
+        # Keras imports them wherever they are installed, which takes half a gigabyte that users of
+        # one backend need not spend.
+        sys.modules[other] = None
     rounds = getattr(importlib.import_module(case["module"]), case["function"])(**case["options"])
     print(json.dumps(next(rounds)), file=answers)
     for _ in sys.stdin:
