@@ -28,24 +28,17 @@ def random_images(network, count):
 
 
 def fit(model, data):
-    """Seconds of `fit` up to the end of its last step.
-
-    TensorFlow 2.21 may then wait before it lets go of the data's iterator, until 10.2 s, 20.5 s, …
-    after that was made. That is the time of no step, and would make short rounds look like long.
-    """
-    import keras
-
-    ends = []
-    end = keras.callbacks.LambdaCallback(on_train_end=lambda logs: ends.append(time.perf_counter()))
+    """Seconds of an epoch, to its very end."""
     begin = time.perf_counter()
-    model.fit(data, verbose=0, callbacks=[end])
-    return ends[0] - begin
+    model.fit(data, verbose=0)
+    return time.perf_counter() - begin
 
 
-def training(network, policy, batch_size, steps, folder=None, remat=False):
+def training(network, policy, batch_size, steps, folder=None, remat=False, tuned=False):
     """Seconds of a training step in `fit`, with Adam and averaged weights.
 
-    On random images, or on those of a folder, as `load_images` brings them.
+    On random images, or on those of a folder, as `load_images` brings them; `tuned`: in a dataset
+    of tf.data that asks to be tuned.
     """
     from flops import forward_flops
 
@@ -66,10 +59,20 @@ def training(network, policy, batch_size, steps, folder=None, remat=False):
     facts |= {"first_step": time.perf_counter() - begin}
     facts |= {"flops": 3 * batch_size * forward_flops(model.network)}
     dataset = ImageDataset(images, batch_size=batch_size)
+    if tuned:
+        dataset = tuned_dataset(images, batch_size)
     fit(model, dataset)
     yield {**facts, "parameters": model.network.count_params()}
     while True:
         yield fit(model, dataset) / steps
+
+
+def tuned_dataset(images, batch_size):
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = True
+    return tf.data.Dataset.from_tensor_slices(images).batch(batch_size).with_options(options)
 
 
 def first_step(network, policy, batch_size):

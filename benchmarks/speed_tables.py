@@ -129,21 +129,16 @@ def input_tables(args):
     backend, alone = args.backends[0], "training on arrays"
     few = {name: options[name] for name in ("network", "batch_size", "steps")}
     from_folder = {**options, "folder": str(folder)}
-    yield Table(
-        f"Input, {network} network, batch {options['batch_size']}, {backend}",
-        [
-            Case(alone, "speed_ours", "training", options, backend),
-            Case(
-                "training on a folder",
-                "speed_ours",
-                "training",
-                from_folder,
-                backend,
-                (alone,),
-            ),
-            Case("a batch alone", "speed_ours", "batches", few, backend),
-        ],
-    )
+    arrays = Case(alone, "speed_ours", "training", options, backend)
+
+    def beside(name, options):
+        return arrays._replace(name=name, options=options, references=(alone,))
+
+    cases = [arrays, beside("training on a folder", from_folder)]
+    if backend == "tensorflow":
+        cases.append(beside("training on tf.data, tuned", {**options, "tuned": True}))
+    cases.append(Case("a batch alone", "speed_ours", "batches", few, backend))
+    yield Table(f"Input, {network} network, batch {options['batch_size']}, {backend}", cases)
 
 
 def start_tables(args):

@@ -24,15 +24,16 @@ def speed(monkeypatch):
 
 
 def test_a_table(tmp_path):
-    """Training on arrays and on a folder of JPEGs, and batches without training."""
+    """Training on arrays, on a folder of JPEGs and on tf.data, and batches without training."""
     options = ["--networks", "tiny", "--backends", "tensorflow", "--rounds", "3"]
     command = [sys.executable, SCRIPT, "input", *options, "--output", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "speed.json").read_text())
     (table,) = results["tables"]
-    arrays, folder, batch = table["rows"]
-    assert [len(row["rounds"]) for row in table["rows"]] == [3, 3, 3]
+    arrays, folder, tuned, batch = table["rows"]
+    assert [len(row["rounds"]) for row in table["rows"]] == [3, 3, 3, 3]
+    assert tuned["options"]["tuned"] and tuned["references"] == [arrays["name"]]
     pairs = zip(arrays["rounds"], folder["rounds"])
     assert folder["ratios"] == {arrays["name"]: statistics.median(a / b for a, b in pairs)}
     assert arrays["seconds"] == statistics.median(arrays["rounds"]) > 10 * batch["seconds"]
