@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddpm.backend import convolve, group_norm
+from keras_ddpm.backend import arrange_kernel, convolve, group_norm
 
 
 @keras.saving.register_keras_serializable("keras_ddpm")
@@ -121,6 +121,10 @@ class Conv2D(keras.layers.Conv2D):
 
     def __init__(self, filters, kernel_size, **kwargs):
         super().__init__(filters, kernel_size, **{**kwargs, "data_format": "channels_last"})
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        arrange_kernel(self.kernel)
 
     def call(self, x):
         bias = self.bias if self.use_bias else None

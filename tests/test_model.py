@@ -1,5 +1,6 @@
 """Training: what moves the weights and their average, what is refused, what is saved."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from conftest import assert_same_states, random_weights, states, tiny_network, t
 from keras import ops
 
 import keras_ddpm
-from keras_ddpm import DiffusionModel, GaussianDiffusion
+from keras_ddpm import DiffusionModel, GaussianDiffusion, build_unet
 from keras_ddpm.batches import stratified_timesteps
 
 BACKEND = keras.backend.backend()
@@ -25,7 +26,8 @@ IMAGES.setflags(write=False)
 def make_model(optimizer=None, num_classes=None, dropout=0.0, seed=0, compile_kwargs=(), **kwargs):
     keras.utils.set_random_seed(0)
     diffusion = kwargs.pop("diffusion", None) or GaussianDiffusion(50, "cosine")
-    network = tiny_network(num_classes=num_classes, dropout=dropout)
+    make_network = kwargs.pop("make_network", tiny_network)
+    network = make_network(num_classes=num_classes, dropout=dropout)
     model = DiffusionModel(network, diffusion, seed=seed, **kwargs)
     model.compile(optimizer or keras.optimizers.Adam(1e-2), **dict(compile_kwargs))
     return model
@@ -450,8 +452,9 @@ class PlainAdam(keras.optimizers.Adam):
 def test_adam_takes_the_step_of_keras(options):
     """The same gradients to both, some of them tiny."""
     rate = keras.optimizers.schedules.ExponentialDecay(0.05, 1, 0.5)
+    unet = functools.partial(build_unet, 8, 1, (8, 16), (False, True), 1, num_heads=2)
     quick, plain = (
-        make_model(optimizer(rate, **options), num_classes=3)
+        make_model(optimizer(rate, **options), num_classes=3, make_network=unet)
         for optimizer in (keras.optimizers.Adam, PlainAdam)
     )
     rng = np.random.default_rng(0)

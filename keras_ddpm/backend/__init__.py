@@ -2,7 +2,7 @@
 
 (`replicas.py` belongs to TensorFlow: its training step on several devices.)
 
-Six names. `TrainStep` and `compile_function` differ everywhere; the others are those in
+Seven names. `TrainStep` and `compile_function` differ everywhere; the others are those in
 `compiled.py`, unless a backend has its own:
 
 - `TrainStep`: a mixin for `DiffusionModel` whose `train_step` and `test_step` only
@@ -15,6 +15,7 @@ Six names. `TrainStep` and `compile_function` differ everywhere; the others are 
 - `convolve(x, kernel, bias, strides, padding, dilation_rate)` and
   `group_norm(x, groups, gamma, beta, epsilon)`: what `layers.Conv2D` and
   `layers.GroupNormalization` compute. `bias`, `gamma` and `beta` may be None.
+- `arrange_kernel(kernel)`: moves a new variable of `layers.Conv2D` to where `convolve` wants it.
 """
 
 import importlib
@@ -32,6 +33,7 @@ def _own_or_compiled(name):
 
 TrainStep = _module.TrainStep
 compile_function = _module.compile_function
+arrange_kernel = _own_or_compiled("arrange_kernel")
 convolve = _own_or_compiled("convolve")
 group_norm = _own_or_compiled("group_norm")
 inference_function = _own_or_compiled("inference_function")

@@ -17,6 +17,10 @@ def move_averages(averages, values, rate):
         average.assign_add(ops.cast(rate, average.dtype) * (value - average))
 
 
+def arrange_kernel(kernel):
+    """Keras' order is the one that it is used in."""
+
+
 def convolve(x, kernel, bias, strides, padding, dilation_rate):
     """The convolution of Keras."""
     x = ops.conv(x, kernel, strides, padding, "channels_last", dilation_rate)

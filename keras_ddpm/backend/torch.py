@@ -56,13 +56,16 @@ def fused_adam(optimizer):
 
     def update_step(gradients, weights, learning_rate):
         places = [optimizer._get_variable_index(weight) for weight in weights]
-        moments = optimizer._momentums, optimizer._velocities
         steps = int(ops.convert_to_tensor(optimizer.iterations))
         values = [weight.value for weight in weights]
+        moments = []
+        for of_kind in (optimizer._momentums, optimizer._velocities):
+            moments.append([of_kind[place].value for place in places])
+            for moment, value in zip(moments[-1], values):  # Keras made them in its own order
+                moment.data = ordered_like(value, moment.data)
+        gradients = [ordered_like(value, gradient) for value, gradient in zip(values, gradients)]
         adam(
-            values,
-            [gradient.contiguous() for gradient in gradients],
-            *([of_kind[place].value for place in places] for of_kind in moments),
+            *([as_in_memory(tensor) for tensor in one] for one in (values, gradients, *moments)),
             max_exp_avg_sqs=[],
             state_steps=list(values[0].new_full((len(values),), steps).unbind()),
             lr=float(learning_rate),
@@ -81,6 +84,19 @@ def fused_adam(optimizer):
         yield
     finally:
         del optimizer._parallel_update_step
+
+
+def ordered_like(value, tensor):
+    """`tensor`, in memory in the order of `value`: Adam's kernel goes through both at once."""
+    strides = zip(tensor.shape, tensor.stride(), value.stride())
+    if all(size == 1 or one == other for size, one, other in strides):
+        return tensor
+    return torch.empty_like(value, dtype=tensor.dtype).copy_(tensor)
+
+
+def as_in_memory(tensor):
+    """All numbers of a tensor that leaves no gaps, one after the other as they lie in memory."""
+    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def compile_function(function, variables, jit_compile):
@@ -115,6 +131,14 @@ def inference_function(network):
 def move_averages(averages, values, rate):
     """average ← average + rate (value − average), a few launches for all of them."""
     torch._foreach_lerp_([a.value for a in averages], [v.value for v in values], float(rate))
+
+
+def arrange_kernel(kernel):
+    """Moves the outputs to the front, in memory only, where PyTorch's convolution wants them.
+
+    It would copy the kernel on every call otherwise, and its gradient as well.
+    """
+    kernel.value.data = kernel.value.data.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
 
 
 def convolve(x, kernel, bias, strides, padding, dilation_rate):

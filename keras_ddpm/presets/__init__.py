@@ -72,8 +72,8 @@ def write_preset(model, folder, description="", dtype="float16"):
     check_choice("dtype", dtype, DTYPES)
     folder = make_writable(folder)
     with np.errstate(over="ignore"):  # infinite numbers are refused below
-        weights = {
-            name: ops.convert_to_numpy(weight).astype(dtype)
+        weights = {  # in the order that safetensors takes for granted
+            name: ops.convert_to_numpy(weight).astype(dtype, order="C")
             for name, weight in named_weights(model.ema_network).items()
         }
     if not all(np.isfinite(weight).all() for weight in weights.values()):
