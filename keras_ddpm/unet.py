@@ -86,17 +86,17 @@ def build_unet(
     def dense(width, name, **kwargs):
         return layers.Dense(width, kernel_initializer=variance_scaling(), name=name, **kwargs)
 
-    def norm(name):
-        return GroupNormalization(groups=norm_groups, epsilon=norm_epsilon, name=name)
+    def norm(name, activation=None):
+        return GroupNormalization(norm_groups, activation, epsilon=norm_epsilon, name=name)
 
     def residual_block(x, width, name):
         matches = x.shape[-1] == width
         shortcut = x if matches else conv(width, f"{name}_shortcut", kernel_size=1)(x)
-        x = keras.activations.swish(norm(f"{name}_norm_1")(x))
+        x = norm(f"{name}_norm_1", "swish")(x)
         x = conv(width, f"{name}_conv_1")(x)
         shift = dense(width, f"{name}_time")(time)
         x = layers.Add()([x, layers.Reshape((1, 1, width))(shift)])
-        x = keras.activations.swish(norm(f"{name}_norm_2")(x))
+        x = norm(f"{name}_norm_2", "swish")(x)
         if dropout:
             # Without a seed, torch's Dropout draws from a global generator that no file saves.
             x = layers.Dropout(dropout, seed=random.randrange(2**31))(x)
@@ -155,7 +155,7 @@ def build_unet(
             x = layers.UpSampling2D(2, interpolation="nearest")(x)
             x = conv(width, f"up_{level}_double")(x)
 
-    x = keras.activations.swish(norm("norm_out")(x))
+    x = norm("norm_out", "swish")(x)
     # float32 output under any dtype policy: the loss is a small difference of close numbers.
     x = conv(channels, "conv_out", initializer="zeros", dtype="float32")(x)
     return keras.Model(inputs, x, name=name)

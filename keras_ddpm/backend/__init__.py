@@ -13,7 +13,7 @@ Seven names. `TrainStep` and `compile_function` differ everywhere; the others ar
 - `inference_function(network)`: calls a functional network with a list of tensors, for inference.
 - `move_averages(averages, values, rate)`: how the averaged weights follow the weights.
 - `convolve(x, kernel, bias, strides, padding, dilation_rate)` and
-  `group_norm(x, groups, gamma, beta, epsilon)`: what `layers.Conv2D` and
+  `group_norm(x, groups, gamma, beta, epsilon, swish)`: what `layers.Conv2D` and
   `layers.GroupNormalization` compute. `bias`, `gamma` and `beta` may be None.
 - `arrange_kernel(kernel)`: moves a new variable of `layers.Conv2D` to where `convolve` wants it.
 """

@@ -27,7 +27,7 @@ def convolve(x, kernel, bias, strides, padding, dilation_rate):
     return x if bias is None else x + bias
 
 
-def group_norm(x, groups, gamma, beta, epsilon):
+def group_norm(x, groups, gamma, beta, epsilon, swish):
     """Wu & He (2018), with little work: two readings and one writing of the pixels.
 
     Each channel is measured first, over contiguous pixels, and the groups from their channels;
@@ -54,4 +54,5 @@ def group_norm(x, groups, gamma, beta, epsilon):
         ops.reshape(ops.broadcast_to(a, ops.shape(channel_mean)), (-1, 1, 1, channels))
         for a in (scale, shift)
     )
-    return ops.cast(ops.cast(x, "float32") * scale + shift, x.dtype)
+    y = ops.cast(x, "float32") * scale + shift
+    return ops.cast(ops.silu(y) if swish else y, x.dtype)

@@ -136,57 +136,75 @@ def convolve(x, kernel, bias, strides, padding, dilation_rate):
     return x if bias is None else tf.nn.bias_add(x, keras.ops.convert_to_tensor(bias))
 
 
-def group_norm(x, groups, gamma, beta, epsilon):
-    """Wu & He (2018), with its gradient written out.
+def group_norm(x, groups, gamma, beta, epsilon, swish):
+    """Wu & He (2018), with its gradient written out, and compiled.
 
-    TensorFlow's own needs twice the operations, and keeps an image more for them.
+    One operation after the other, the gradient would take three times as long. The forward pass is
+    left to TensorFlow's own operations, so that other runtimes can be given the network.
     """
-    num_pixels, channels = math.prod(x.shape[1:-1]), x.shape[-1]
-    grouped = (-1, num_pixels, groups, channels // groups)
+    channels = x.shape[-1]
     gamma = tf.ones(channels) if gamma is None else tf.cast(gamma, "float32")
     beta = tf.zeros(channels) if beta is None else tf.cast(beta, "float32")
 
-    def split(pixels):
-        return tf.reshape(tf.cast(pixels, "float32"), grouped)
-
-    def join(pixels, like):
-        return tf.cast(tf.reshape(pixels, tf.shape(like)), like.dtype)
-
     @tf.custom_gradient
     def normalise(x, gamma, beta):
-        # Each channel is measured first, over contiguous pixels, and the groups from their
-        # channels: the variance of a group is that within them and that between their means.
-        pixels = split(x)
-        centre = tf.reduce_mean(pixels, axis=1, keepdims=True)
-        spread = tf.math.squared_difference(pixels, centre)
-        spread = tf.reduce_mean(spread, axis=1, keepdims=True)
-        mean = tf.reduce_mean(centre, axis=3, keepdims=True)
-        spread += tf.math.squared_difference(centre, mean)
-        inverse = tf.math.rsqrt(tf.reduce_mean(spread, axis=3, keepdims=True) + epsilon)
-        gamma, beta = (tf.reshape(a, grouped[2:]) for a in (gamma, beta))
-        scale = inverse * gamma
-        y = join(pixels * scale + (beta - mean * scale), like=x)
+        mean, inverse = measure(x, groups, epsilon)
+        y = scaled(x, mean, inverse, gamma, beta)
+        y = tf.cast(tf.nn.silu(y) if swish else y, x.dtype)
 
         def gradient(upstream):
-            # With x̂ = (x − mean) inverse and g = upstream · gamma, the gradient of x is
-            # inverse · (g − E g − x̂ E(g x̂)), E being the mean over a group.
-            upstream, pixels = split(upstream), split(x)
-            to_beta = tf.reduce_sum(upstream, axis=1, keepdims=True)
-            to_gamma = tf.reduce_sum(upstream * pixels, axis=1, keepdims=True)
-            to_gamma = (to_gamma - mean * to_beta) * inverse
-            along = tf.reduce_mean(to_gamma * gamma, axis=3, keepdims=True) / num_pixels
-            along = tf.broadcast_to(-along * tf.square(inverse), tf.shape(scale))
-            constant = tf.reduce_mean(to_beta * gamma, axis=3, keepdims=True) / num_pixels
-            constant = -constant * inverse - along * mean
-            to_x = upstream * scale + (pixels * along + constant)
-            to_gamma, to_beta = (
-                tf.reshape(tf.reduce_sum(a, axis=0), [channels]) for a in (to_gamma, to_beta)
-            )
-            return join(to_x, like=x), to_gamma, to_beta
+            return group_norm_gradient(x, mean, inverse, gamma, beta, upstream, groups, swish)
 
         return y, gradient
 
     return normalise(x, gamma, beta)
+
+
+def split(x, groups):
+    """Images as float32 `(batch, pixels, groups, channels of a group)`."""
+    grouped = (-1, math.prod(x.shape[1:-1]), groups, x.shape[-1] // groups)
+    return tf.reshape(tf.cast(x, "float32"), grouped)
+
+
+def measure(x, groups, epsilon):
+    """Mean of each group of channels, and 1 / its standard deviation: `(batch, 1, groups, 1)`."""
+    # Each channel is measured first, over contiguous pixels, and the groups from their
+    # channels: the variance of a group is that within them and that between their means.
+    pixels = split(x, groups)
+    centre = tf.reduce_mean(pixels, axis=1, keepdims=True)
+    spread = tf.reduce_mean(tf.math.squared_difference(pixels, centre), axis=1, keepdims=True)
+    mean = tf.reduce_mean(centre, axis=3, keepdims=True)
+    spread += tf.math.squared_difference(centre, mean)
+    return mean, tf.math.rsqrt(tf.reduce_mean(spread, axis=3, keepdims=True) + epsilon)
+
+
+def scaled(x, mean, inverse, gamma, beta):
+    """(x − mean) inverse · gamma + beta, in float32."""
+    groups = mean.shape[2]
+    gamma, beta = (tf.reshape(a, (groups, -1)) for a in (gamma, beta))
+    scale = inverse * gamma
+    return tf.reshape(split(x, groups) * scale + (beta - mean * scale), tf.shape(x))
+
+
+@tf.function(jit_compile=True, autograph=False)
+def group_norm_gradient(x, mean, inverse, gamma, beta, upstream, groups, swish):
+    """Gradients of x, gamma and beta."""
+    if swish:  # y σ(y) has the gradient σ(y) (1 + y (1 − σ(y)))
+        y = scaled(x, mean, inverse, gamma, beta)
+        sigmoid = tf.sigmoid(y)
+        upstream = tf.cast(upstream, "float32") * sigmoid * (1 + y * (1 - sigmoid))
+    # With x̂ = (x − mean) inverse and g = upstream · gamma, the gradient of x is
+    # inverse · (g − E g − x̂ E(g x̂)), E being the mean over a group.
+    upstream, normed = split(upstream, groups), (split(x, groups) - mean) * inverse
+    to_beta = tf.reduce_sum(upstream, axis=1, keepdims=True)
+    to_gamma = tf.reduce_sum(upstream * normed, axis=1, keepdims=True)
+    gamma = tf.reshape(gamma, (groups, -1))
+    num_pixels = upstream.shape[1]
+    constant = tf.reduce_mean(to_beta * gamma, axis=3, keepdims=True) / num_pixels
+    along = tf.reduce_mean(to_gamma * gamma, axis=3, keepdims=True) / num_pixels
+    to_x = inverse * (upstream * gamma - constant - normed * along)
+    to_x = tf.cast(tf.reshape(to_x, tf.shape(x)), x.dtype)
+    return to_x, *(tf.reshape(tf.reduce_sum(a, axis=0), [-1]) for a in (to_gamma, to_beta))
 
 
 def compile_function(function, variables, jit_compile):

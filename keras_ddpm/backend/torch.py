@@ -166,9 +166,10 @@ def _margins(size, kernel_size, stride, dilation):
     return total // 2, total - total // 2
 
 
-def group_norm(x, groups, gamma, beta, epsilon):
+def group_norm(x, groups, gamma, beta, epsilon, swish):
     """PyTorch's own, which keeps its statistics in float32."""
     if gamma is None:  # its gradient (torch 2.13) fails where there is a beta and no gamma
         gamma = torch.ones(x.shape[-1], device=x.device)
     gamma, beta = (a if a is None else ops.cast(a, x.dtype) for a in (gamma, beta))
-    return F.group_norm(x.permute(0, 3, 1, 2), groups, gamma, beta, epsilon).permute(0, 2, 3, 1)
+    x = F.group_norm(x.permute(0, 3, 1, 2), groups, gamma, beta, epsilon).permute(0, 2, 3, 1)
+    return F.silu(x) if swish else x
