@@ -14,7 +14,8 @@ Seven names. `TrainStep` and `compile_function` differ everywhere; the others ar
 - `move_averages(averages, values, rate)`: how the averaged weights follow the weights.
 - `convolve(x, kernel, bias, strides, padding, dilation_rate)` and
   `group_norm(x, groups, gamma, beta, epsilon, swish)`: what `layers.Conv2D` and
-  `layers.GroupNormalization` compute. `bias`, `gamma` and `beta` may be None.
+  `layers.GroupNormalization` compute. `bias`, `gamma` and `beta` may be None; `swish` says
+  whether to apply it to the result.
 - `arrange_kernel(kernel)`: moves a new variable of `layers.Conv2D` to where `convolve` wants it.
 """
 

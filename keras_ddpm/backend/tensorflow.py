@@ -139,8 +139,8 @@ def convolve(x, kernel, bias, strides, padding, dilation_rate):
 def group_norm(x, groups, gamma, beta, epsilon, swish):
     """Wu & He (2018), with its gradient written out, and compiled.
 
-    One operation after the other, the gradient would take three times as long. The forward pass is
-    left to TensorFlow's own operations, so that other runtimes can be given the network.
+    Its many operations, one after the other, would each go over all pixels. The forward pass is
+    left to TensorFlow's own operations, so that what is exported holds nothing else.
     """
     channels = x.shape[-1]
     gamma = tf.ones(channels) if gamma is None else tf.cast(gamma, "float32")
