@@ -266,6 +266,8 @@ def test_group_normalization_is_that_of_keras(policy, options):
     for layer in (ours, keras_own):
         layer.build(x.shape)
         layer.set_weights([np.linspace(-2, 2, 12) + i for i in range(len(layer.weights))])
+    restored = GroupNormalization.from_config(ours.get_config())
+    assert restored.activation is keras.activations.get(options.get("activation"))
     found, expected = ours(x), keras_own(x)
     assert keras.backend.standardize_dtype(found.dtype) == ours.compute_dtype
     tolerance = 2e-5 if policy == "float32" else 2e-2
