@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_ddpm.backend import inference_function
+from keras_ddpm.backend import network_function
 from keras_ddpm.clipping import check_clip_denoised
 from keras_ddpm.guidance import guide
 from keras_ddpm.samplers import make_sampler, plan_timesteps
@@ -145,7 +145,7 @@ class Generation:
 
     def loop_of(self, network):
         """A new `SamplingLoop` of a network that takes what this model's do."""
-        run = inference_function(network)
+        run = network_function(network, training=False)
 
         def predict(*inputs):
             return run(list(inputs))

@@ -16,6 +16,14 @@ def nodes_in_order(network):
     return [node for node in nodes if not node.is_input]
 
 
+def has_state(operation):
+    """Whether running it in training moves something on: random numbers, a running mean."""
+    if not isinstance(operation, keras.Layer):
+        return False
+    draws = len(operation.variables) > len(operation.weights)  # which leave out random states
+    return draws or (operation.trainable and bool(operation.non_trainable_variables))
+
+
 def run_nodes(plan, tensors, training):
     """Runs some nodes, and lets go of each tensor once no other of them needs it.
 

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_ddpm import faults
-from keras_ddpm.backend import TrainStep, move_averages
+from keras_ddpm.backend import TrainStep, move_averages, network_function
 from keras_ddpm.batches import (
     batch_sizes,
     check_label_names,
@@ -98,7 +98,9 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
             self._timestep_weights = min_snr_weights(self.diffusion, min_snr_gamma)
 
         self.remat = remat
-        self._run_in_blocks = rematerialised(network) if remat else None
+        run = rematerialised(network) if remat else network_function(network, training=True)
+        self.run_network = run
+        self.run_averaged = network_function(self.ema_network, training=False)
 
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -169,11 +171,16 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
             is_dropped = keras.random.uniform(shape[:1], seed=seeds) < self.label_dropout
         return t, keras.random.normal(shape, dtype="float32", seed=seeds), is_dropped
 
-    def denoising_loss(self, network, batch, training):
+    def denoising_loss(self, run, batch, training):
         """The simplified objective E ‖ϵ − ϵ_θ(√ᾱ_t x₀ + √(1 − ᾱ_t) ϵ, t)‖², eq. 14.
 
         ϵ is replaced by x₀ or v if the diffusion's `prediction` says so, and the squared error by
         the compiled loss.
+
+        Args:
+            run: `run_network` or `run_averaged`, how the network is run for this.
+            batch: what `prepare_batch` made.
+            training: bool, for losses that ask.
 
         Returns:
             The scalar loss, the target and the network's output.
@@ -181,10 +188,8 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
         x_start, t, noise = batch["x_start"], batch["t"], batch["noise"]
         x_t = self.diffusion.q_sample(x_start, t, noise)
         inputs = [x_t, t] + ([batch["label"]] if "label" in batch else [])
-        if training and self.remat:  # nothing else than `self.network` is trained
-            output = self._run_in_blocks(inputs)
-        else:
-            output = network(inputs, training=training)
+        self._clear_losses()  # those that layers added in the step before, as Keras' calls do
+        output = run(inputs)
         target = self.diffusion.target(x_start, t, noise)
         weight = batch["sample_weight"]
         if weight is not None:  # one weight an image, for losses of one value a pixel

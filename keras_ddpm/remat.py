@@ -7,7 +7,7 @@ there is. Here a whole block is one piece, and only what passes from block to bl
 
 import keras
 
-from keras_ddpm.graph import nodes_in_order, plan_nodes, run_nodes
+from keras_ddpm.graph import has_state, nodes_in_order, plan_nodes, run_nodes
 
 
 def rematerialised(network):
@@ -70,7 +70,7 @@ def _split(nodes):
     """Pairs of some nodes in a row, and whether they may be run twice."""
     pieces, piece = [], []
     for node in nodes:
-        if getattr(node.operation, "non_trainable_variables", None):  # a state to be moved on once
+        if has_state(node.operation):  # which is to be moved on once
             pieces += [(piece, True), ([node], False)]
             piece = []
             continue

@@ -7,7 +7,7 @@ from conftest import tiny_network, to_numpy
 from keras import ops
 
 from keras_ddpm import DiffusionModel, GaussianDiffusion, generation, sample
-from keras_ddpm.backend import inference_function
+from keras_ddpm.backend import network_function
 from keras_ddpm.guidance import guide
 from keras_ddpm.samplers.seeds import initial_noise
 
@@ -64,8 +64,8 @@ def test_scale_one_is_the_labels_own_prediction_without_a_doubled_batch(model, m
     batches = []
     fresh = make_model()
 
-    def spying(network):
-        run = inference_function(network)
+    def spying(network, training):
+        run = network_function(network, training)
 
         def spy(inputs):
             batches.append(inputs[0].shape[0])
@@ -73,7 +73,7 @@ def test_scale_one_is_the_labels_own_prediction_without_a_doubled_batch(model, m
 
         return spy
 
-    monkeypatch.setattr(generation, "inference_function", spying)
+    monkeypatch.setattr(generation, "network_function", spying)
     fresh.generate(guidance_scale=1.0, **options)
     assert set(batches) == {3}
     fresh.generate(guidance_scale=2.0, **options)

@@ -312,6 +312,25 @@ def test_group_normalization_has_the_gradients_of_keras(policy, options):
         np.testing.assert_allclose(one / largest, other / largest, atol=tolerance)
 
 
+def test_one_output_and_one_image_train_on_one_thread():
+    """PyTorch 2.13 has another convolution for this, particular about how a kernel lies in memory."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+    try:
+        convolutions = [Conv2D(units, 3, padding="same") for units in (8, 1)]
+        model = keras.Sequential([keras.Input((8, 8, 8)), *convolutions])
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        before = model.get_weights()
+        model.train_on_batch(np.ones((1, 8, 8, 8)), np.ones((1, 8, 8, 1)))
+        assert all((old != new).any() for old, new in zip(before, model.get_weights()))
+    finally:
+        if keras.backend.backend() == "torch":
+            torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (9, 6), (2, 3)])
 @pytest.mark.parametrize(
     "options",

@@ -10,7 +10,7 @@ Seven names. `TrainStep` and `compile_function` differ everywhere; the others ar
   `apply_gradients` calls their `step_optimizer`.
 - `compile_function(function, variables, jit_compile)`: compiles a function that reads Keras
   `variables`, for the sampling loop.
-- `inference_function(network)`: calls a functional network with a list of tensors, for inference.
+- `network_function(network, training)`: calls a functional network with a list of tensors.
 - `move_averages(averages, values, rate)`: how the averaged weights follow the weights.
 - `convolve(x, kernel, bias, strides, padding, dilation_rate)` and
   `group_norm(x, groups, gamma, beta, epsilon, swish)`: what `layers.Conv2D` and
@@ -37,5 +37,5 @@ compile_function = _module.compile_function
 arrange_kernel = _own_or_compiled("arrange_kernel")
 convolve = _own_or_compiled("convolve")
 group_norm = _own_or_compiled("group_norm")
-inference_function = _own_or_compiled("inference_function")
 move_averages = _own_or_compiled("move_averages")
+network_function = _own_or_compiled("network_function")

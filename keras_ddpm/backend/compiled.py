@@ -6,9 +6,9 @@ import math
 from keras import ops
 
 
-def inference_function(network):
+def network_function(network, training):
     """The network as it is."""
-    return functools.partial(network, training=False)
+    return functools.partial(network, training=training)
 
 
 def move_averages(averages, values, rate):

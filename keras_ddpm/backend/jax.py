@@ -15,9 +15,9 @@ class TrainStep:
 
         def loss_function(trainable):
             values = (trainable, non_trainable, optimizer, metrics)
-            with StatelessScope(self._bind(*values)) as scope:
+            with StatelessScope(self._bind(*values), collect_losses=True) as scope:
                 batch = self.prepare_batch(data)
-                loss, target, output = self.denoising_loss(self.network, batch, training=True)
+                loss, target, output = self.denoising_loss(self.run_network, batch, training=True)
                 scaled_loss = self.optimizer.scale_loss(loss)
             _, drawn, _, _ = self._collect(scope)  # seeds have moved on
             return scaled_loss, (batch, loss, target, output, drawn)
@@ -46,9 +46,10 @@ class TrainStep:
 
     def test_step(self, state, data):
         trainable, non_trainable, metrics = state
-        with StatelessScope(self._bind(trainable, non_trainable, (), metrics)) as scope:
+        values = (trainable, non_trainable, (), metrics)
+        with StatelessScope(self._bind(*values), collect_losses=True) as scope:
             batch = self.prepare_batch(data, validation=True)
-            loss, target, output = self.denoising_loss(self.ema_network, batch, training=False)
+            loss, target, output = self.denoising_loss(self.run_averaged, batch, training=False)
             self.examine(batch, loss)
             logs = self.update_metrics(batch, loss, target, output)
         trainable, non_trainable, _, metrics = self._collect(scope)

@@ -15,7 +15,7 @@ class TrainStep:
         batch = self.prepare_batch(data)
         share = replicas.share(batch["x_start"])
         with tf.GradientTape() as tape:
-            loss, target, output = self.denoising_loss(self.network, batch, training=True)
+            loss, target, output = self.denoising_loss(self.run_network, batch, training=True)
             scaled_loss = self.optimizer.scale_loss(loss * share)
         gradients = tape.gradient(scaled_loss, self.network.trainable_variables)
         replicas.meet(self._judge_and_apply, batch, loss * share, gradients)
@@ -34,7 +34,7 @@ class TrainStep:
 
     def test_step(self, data):
         batch = self.prepare_batch(data, validation=True)
-        loss, target, output = self.denoising_loss(self.ema_network, batch, training=False)
+        loss, target, output = self.denoising_loss(self.run_averaged, batch, training=False)
         replicas.meet(self.examine, batch, loss * replicas.share(batch["x_start"]))
         return self.update_metrics(batch, loss, target, output)
 

@@ -8,16 +8,19 @@ import keras
 import torch
 import torch.nn.functional as F
 from keras import ops
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim.adam import adam
 
-from keras_ddpm.graph import nodes_in_order, plan_nodes, run_nodes
+from keras_ddpm.graph import has_state, nodes_in_order, plan_nodes, run_nodes
+
+MOST_LISTS = 8  # of operations that a network keeps
 
 
 class TrainStep:
     def train_step(self, data):
         batch = self.prepare_batch(data)
         self.zero_grad()
-        loss, target, output = self.denoising_loss(self.network, batch, training=True)
+        loss, target, output = self.denoising_loss(self.run_network, batch, training=True)
         self.optimizer.scale_loss(loss).backward()
         gradients = [v.value.grad for v in self.network.trainable_variables]
 
@@ -33,7 +36,7 @@ class TrainStep:
     def test_step(self, data):
         with torch.no_grad():
             batch = self.prepare_batch(data, validation=True)
-            loss, target, output = self.denoising_loss(self.ema_network, batch, training=False)
+            loss, target, output = self.denoising_loss(self.run_averaged, batch, training=False)
             self.examine(batch, loss)
             return self.update_metrics(batch, loss, target, output)
 
@@ -109,23 +112,48 @@ def compile_function(function, variables, jit_compile):
     return compiled
 
 
-def inference_function(network):
-    """Lets go of each tensor once nothing needs it any more.
+def network_function(network, training):
+    """The network as one list of PyTorch's operations, recorded once for each size of batch.
 
-    Keras keeps all of them until the network has ended: that takes the memory of a training step,
-    and time, because the system has to clear every new piece of it. So this walks Keras' own graph
-    as `Functional.call` does.
+    Keras takes 150 µs a layer to look at what it is given, more than a small layer computes. And it
+    keeps all tensors until the network has ended; the list lets go of what nothing needs any more.
+
+    A network with a state to move on, as Dropout has, is trained layer by layer instead, and so is
+    one that adds to the loss: a list has nothing but its output.
     """
-    results = list(map(id, network.outputs))
-    plan = plan_nodes(nodes_in_order(network), results)
+    nodes, results = nodes_in_order(network), list(map(id, network.outputs))
+    plan, variables, lists = plan_nodes(nodes, results), network.variables, {}
 
-    def run(inputs):
+    def walk(inputs):
         tensors = dict(zip(map(id, network.inputs), inputs))
-        run_nodes(plan, tensors, training=False)
+        run_nodes(plan, tensors, training)
         outputs = [tensors[key] for key in results]
         return outputs[0] if len(outputs) == 1 else outputs
 
-    return run
+    def record(values, inputs):
+        def pure(values, inputs):
+            with keras.StatelessScope(zip(variables, values), collect_losses=True) as scope:
+                outputs = walk(inputs)
+            losses.extend(scope.losses)
+            return outputs
+
+        losses = []
+        # "fake": of the tensors, only shapes are computed.
+        operations = make_fx(pure, tracing_mode="fake")(values, inputs)
+        return operations if not losses else lambda values, inputs: walk(inputs)
+
+    def run(inputs):
+        if torch.compiler.is_compiling():  # which records by itself
+            return walk(inputs)
+        values = [variable.value for variable in variables]  # as they are now
+        key = tuple((x.shape, x.dtype) for x in inputs)
+        if key not in lists:
+            if len(lists) >= MOST_LISTS:
+                del lists[next(iter(lists))]  # the oldest
+            lists[key] = record(values, inputs)
+        return lists[key](values, inputs)
+
+    return walk if training and any(has_state(node.operation) for node in nodes) else run
 
 
 def move_averages(averages, values, rate):
@@ -138,7 +166,11 @@ def arrange_kernel(kernel):
 
     It would copy the kernel on every call otherwise, and its gradient as well.
     """
-    kernel.value.data = kernel.value.data.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    # Not `contiguous`: of one output it would keep strides that PyTorch cannot differentiate.
+    outputs_first = kernel.value.data.permute(3, 0, 1, 2).clone(
+        memory_format=torch.contiguous_format
+    )
+    kernel.value.data = outputs_first.permute(1, 2, 3, 0)
 
 
 def convolve(x, kernel, bias, strides, padding, dilation_rate):
@@ -171,5 +203,6 @@ def group_norm(x, groups, gamma, beta, epsilon, swish):
     if gamma is None:  # its gradient (torch 2.13) fails where there is a beta and no gamma
         gamma = torch.ones(x.shape[-1], device=x.device)
     gamma, beta = (a if a is None else ops.cast(a, x.dtype) for a in (gamma, beta))
-    x = F.group_norm(x.permute(0, 3, 1, 2), groups, gamma, beta, epsilon).permute(0, 2, 3, 1)
+    x = torch.group_norm(x.permute(0, 3, 1, 2), groups, gamma, beta, epsilon)
+    x = x.permute(0, 2, 3, 1)
     return F.silu(x) if swish else x
