@@ -313,7 +313,7 @@ def test_group_normalization_has_the_gradients_of_keras(policy, options):
 
 
 def test_one_output_and_one_image_train_on_one_thread():
-    """PyTorch 2.13 has a convolution for this that is particular about how kernels lie in memory."""
+    """PyTorch 2.13 has a convolution for this, particular about how kernels lie in memory."""
     if keras.backend.backend() == "torch":
         import torch
 
