@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ddpm.backend import arrange_kernel, convolve, group_norm
+from keras_ddpm.backend import arrange_kernel, attend, convolve, group_norm
 
 
 @keras.saving.register_keras_serializable("keras_ddpm")
@@ -81,7 +81,7 @@ class SelfAttention(keras.layers.Layer):
     def call(self, x):
         _, height, width, channels = x.shape
         heads = (-1, height * width, self.num_heads, channels // self.num_heads)
-        attended = ops.dot_product_attention(
+        attended = attend(
             ops.reshape(self.query(x), heads),
             ops.reshape(self.key(x), heads),
             ops.reshape(self.value(x), heads),

@@ -1,5 +1,7 @@
 """The U-Net: its size, its shapes, what it is sensitive to, and its errors."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -279,6 +281,30 @@ def test_group_normalization_is_that_of_keras(policy, options):
     )
 
 
+def gradients_of(layer, images, weight, set_weights):
+    """Of sum(weight · layer(images)), by the images and by the layer's weights.
+
+    A step of SGD with rate 1 moves each weight by its gradient; the images are an embedding.
+    """
+    count, *shape = images.shape
+    x = layers.Embedding(count, math.prod(shape))
+    inputs = keras.Input((), dtype="int32")
+    model = keras.Sequential([inputs, x, layers.Reshape(shape), layer])
+    x.set_weights([images.reshape(count, -1)])
+    set_weights(layer)
+    before = model.get_weights()
+    model.compile(keras.optimizers.SGD(1.0), lambda y, output: ops.sum(y * output))
+    model.train_on_batch(np.arange(count), weight)
+    return [old - new for old, new in zip(before, model.get_weights())]
+
+
+def assert_gradients_agree(ours, expected, tolerance):
+    for one, other in zip(ours, expected, strict=True):
+        largest = np.abs(other).max()
+        assert largest > 0.1
+        np.testing.assert_allclose(one / largest, other / largest, atol=tolerance)
+
+
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("options", NORM_OPTIONS)
 def test_group_normalization_has_the_gradients_of_keras(policy, options):
@@ -286,30 +312,33 @@ def test_group_normalization_has_the_gradients_of_keras(policy, options):
     images = rng.normal(rng.normal(0, 3, 12), rng.uniform(0.1, 5, 12), (3, 6, 5, 12))
     weight = rng.normal(size=images.shape)
 
-    def gradients(layer):
-        # A step of SGD with rate 1 moves each weight by its gradient, and the embedding by that
-        # of x.
-        x = layers.Embedding(3, 6 * 5 * 12)
-        model = keras.Sequential(
-            [keras.Input((), dtype="int32"), x, layers.Reshape((6, 5, 12)), layer]
-        )
-        start = [np.linspace(-2, 2, 12) + i for i in range(len(layer.weights))]
-        model.set_weights([images.reshape(3, -1), *start])
-        before = model.get_weights()
-        model.compile(keras.optimizers.SGD(1.0), lambda y, output: ops.sum(y * output))
-        model.train_on_batch(np.arange(3), weight)
-        return [old - new for old, new in zip(before, model.get_weights())]
+    def set_weights(layer):
+        layer.set_weights([np.linspace(-2, 2, 12) + i for i in range(len(layer.weights))])
 
     ours, expected = (
         # Keras' own in float32: in bfloat16, Keras rounds every piece of swish's gradient.
-        gradients(layer(groups=4, epsilon=1e-3, dtype=dtype, **options))
+        gradients_of(
+            layer(groups=4, epsilon=1e-3, dtype=dtype, **options), images, weight, set_weights
+        )
         for layer, dtype in ((GroupNormalization, policy), (norm_of_keras, "float32"))
     )
-    tolerance = 1e-5 if policy == "float32" else 2e-2
-    for one, other in zip(ours, expected):
-        largest = np.abs(other).max()
-        assert largest > 0.1
-        np.testing.assert_allclose(one / largest, other / largest, atol=tolerance)
+    assert_gradients_agree(ours, expected, 1e-5 if policy == "float32" else 2e-2)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("size", [5, 17])  # pixels on the near and on the far side of 256
+def test_attention_has_the_same_gradients_in_bfloat16(size, heads):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, size, size, 8))
+    weight = rng.normal(size=images.shape)
+    in_bfloat16, in_float32 = (
+        gradients_of(SelfAttention(heads, dtype=policy), images, weight, random_weights)
+        for policy in ("mixed_bfloat16", "float32")
+    )
+    # Those of the biases are left out: that of the keys' is zero, whatever they are.
+    assert_gradients_agree(
+        *([g for g in one if g.ndim > 1] for one in (in_bfloat16, in_float32)), 3e-2
+    )
 
 
 def test_one_output_and_one_image_train_on_one_thread():

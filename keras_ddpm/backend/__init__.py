@@ -2,7 +2,7 @@
 
 (`replicas.py` belongs to TensorFlow: its training step on several devices.)
 
-Seven names. `TrainStep` and `compile_function` differ everywhere; the others are those in
+Eight names. `TrainStep` and `compile_function` differ everywhere; the others are those in
 `compiled.py`, unless a backend has its own:
 
 - `TrainStep`: a mixin for `DiffusionModel` whose `train_step` and `test_step` only
@@ -16,6 +16,7 @@ Seven names. `TrainStep` and `compile_function` differ everywhere; the others ar
   `group_norm(x, groups, gamma, beta, epsilon, swish)`: what `layers.Conv2D` and
   `layers.GroupNormalization` compute. `bias`, `gamma` and `beta` may be None; `swish` says
   whether to apply it to the result.
+- `attend(query, key, value)`: softmax(q kᵀ / √d) v, each `(batch, pixels, heads, d)`.
 - `arrange_kernel(kernel)`: moves a new variable of `layers.Conv2D` to where `convolve` wants it.
 """
 
@@ -35,6 +36,7 @@ def _own_or_compiled(name):
 TrainStep = _module.TrainStep
 compile_function = _module.compile_function
 arrange_kernel = _own_or_compiled("arrange_kernel")
+attend = _own_or_compiled("attend")
 convolve = _own_or_compiled("convolve")
 group_norm = _own_or_compiled("group_norm")
 move_averages = _own_or_compiled("move_averages")

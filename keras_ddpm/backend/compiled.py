@@ -27,6 +27,10 @@ def convolve(x, kernel, bias, strides, padding, dilation_rate):
     return x if bias is None else x + bias
 
 
+def attend(query, key, value):
+    return ops.dot_product_attention(query, key, value)
+
+
 def group_norm(x, groups, gamma, beta, epsilon, swish):
     """Wu & He (2018), with little work: two readings and one writing of the pixels.
 

@@ -5,7 +5,6 @@ Keras variables inside it go to the arrays, so that model code is the same on ev
 """
 
 import jax
-import jax.numpy as jnp
 from keras import StatelessScope
 
 
@@ -28,11 +27,14 @@ class TrainStep:
         with StatelessScope(self._bind(trainable, drawn, optimizer, metrics)) as scope:
             healthy = self.examine(batch, loss, gradients)
             logs = self.update_metrics(batch, loss, target, output)
-        before = self._collect(scope)
-        with StatelessScope(self._bind(*before)) as scope:
-            self.apply_gradients(gradients, batch)
-        after = self._collect(scope)
-        keep = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), after, before)
+
+        def move(state):
+            with StatelessScope(self._bind(*state)) as scope:
+                self.apply_gradients(gradients, batch)
+            return self._collect(scope)
+
+        # A branch, not `where`: that would read and write all weights and moments once more.
+        keep = jax.lax.cond(healthy, move, lambda state: state, self._collect(scope))
         return logs, keep
 
     def step_optimizer(self, gradients):
