@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_ddpm import faults
-from keras_ddpm.backend import TrainStep, move_averages, network_function
+from keras_ddpm.backend import TrainStep, arrange_moments, move_averages, network_function
 from keras_ddpm.batches import (
     batch_sizes,
     check_label_names,
@@ -248,6 +248,7 @@ class DiffusionModel(TrainStep, Generation, Saving, Export, keras.Model):
         self.compute_metrics(None, example, example)
         self.reset_metrics()
         self.optimizer.build(self.network.trainable_variables)
+        arrange_moments(self.optimizer, self.network.trainable_variables)
 
     def fit(
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs

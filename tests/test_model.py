@@ -471,6 +471,16 @@ def test_adam_takes_the_step_of_keras(options):
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=3e-6, err_msg=name)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only PyTorch has strides")
+def test_adams_moments_lie_as_their_weights_from_the_start():
+    model = make_model(make_network=functools.partial(build_unet, 8, 1, (8, 16), (False, True), 1))
+    adam = model.optimizer
+    for kind in (adam._momentums, adam._velocities):
+        for moment, weight in zip(kind, model.network.trainable_variables, strict=True):
+            strides = zip(weight.shape, moment.value.stride(), weight.value.stride())
+            assert all(size == 1 or one == other for size, one, other in strides)
+
+
 def test_clipnorm_and_a_learning_rate_schedule_rule_the_step():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.5, 0.0])
     record = Record()

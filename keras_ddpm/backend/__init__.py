@@ -2,7 +2,7 @@
 
 (`replicas.py` belongs to TensorFlow: its training step on several devices.)
 
-Eight names. `TrainStep` and `compile_function` differ everywhere; the others are those in
+Nine names. `TrainStep` and `compile_function` differ everywhere; the others are those in
 `compiled.py`, unless a backend has its own:
 
 - `TrainStep`: a mixin for `DiffusionModel` whose `train_step` and `test_step` only
@@ -18,6 +18,7 @@ Eight names. `TrainStep` and `compile_function` differ everywhere; the others ar
   whether to apply it to the result.
 - `attend(query, key, value)`: softmax(q kᵀ / √d) v, each `(batch, pixels, heads, d)`.
 - `arrange_kernel(kernel)`: moves a new variable of `layers.Conv2D` to where `convolve` wants it.
+- `arrange_moments(optimizer, weights)`: moves what a new optimizer keeps to where they are.
 """
 
 import importlib
@@ -36,6 +37,7 @@ def _own_or_compiled(name):
 TrainStep = _module.TrainStep
 compile_function = _module.compile_function
 arrange_kernel = _own_or_compiled("arrange_kernel")
+arrange_moments = _own_or_compiled("arrange_moments")
 attend = _own_or_compiled("attend")
 convolve = _own_or_compiled("convolve")
 group_norm = _own_or_compiled("group_norm")

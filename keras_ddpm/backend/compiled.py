@@ -21,6 +21,10 @@ def arrange_kernel(kernel):
     """Keras' order is the one that it is used in."""
 
 
+def arrange_moments(optimizer, weights):
+    """As their weights, so in that order already."""
+
+
 def convolve(x, kernel, bias, strides, padding, dilation_rate):
     """The convolution of Keras."""
     x = ops.conv(x, kernel, strides, padding, "channels_last", dilation_rate)

@@ -46,6 +46,27 @@ def _adam():
     return type(keras.optimizers.Adam())  # of a class that Keras has for PyTorch only
 
 
+def is_plain_adam(optimizer):
+    return type(optimizer) is _adam() and not optimizer.amsgrad
+
+
+def arrange_moments(optimizer, weights):
+    """Brings Adam's moments into the order in memory of their weights, and returns both kinds.
+
+    Keras makes them in its own order. Moved only in the first step, the old ones would leave gaps
+    that nothing fits in any more.
+    """
+    if not is_plain_adam(optimizer):
+        return
+    places = [optimizer._get_variable_index(weight) for weight in weights]
+    moments = []
+    for of_kind in (optimizer._momentums, optimizer._velocities):
+        moments.append([of_kind[place].value for place in places])
+        for moment, weight in zip(moments[-1], weights):
+            moment.data = ordered_like(weight.value, moment.data)
+    return moments
+
+
 @contextlib.contextmanager
 def fused_adam(optimizer):
     """Lets Keras' Adam take its step with PyTorch's one kernel, which reads each number once.
@@ -53,20 +74,15 @@ def fused_adam(optimizer):
     Keras has ten operations, and some of them need the memory of all weights once more.
     Other optimizers stay as they are.
     """
-    if type(optimizer) is not _adam() or optimizer.amsgrad:
+    if not is_plain_adam(optimizer):
         yield
         return
 
     def update_step(gradients, weights, learning_rate):
-        places = [optimizer._get_variable_index(weight) for weight in weights]
         steps = int(ops.convert_to_tensor(optimizer.iterations))
         values = [weight.value for weight in weights]
-        moments = []
-        for of_kind in (optimizer._momentums, optimizer._velocities):
-            moments.append([of_kind[place].value for place in places])
-            for moment, value in zip(moments[-1], values):  # Keras made them in its own order
-                moment.data = ordered_like(value, moment.data)
         gradients = [ordered_like(value, gradient) for value, gradient in zip(values, gradients)]
+        moments = arrange_moments(optimizer, weights)
         adam(
             *([as_in_memory(tensor) for tensor in one] for one in (values, gradients, *moments)),
             max_exp_avg_sqs=[],
