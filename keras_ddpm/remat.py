@@ -7,6 +7,7 @@ there is. Here a whole block is one piece, and only what passes from block to bl
 
 import keras
 
+from keras_ddpm.backend import remat
 from keras_ddpm.graph import has_state, nodes_in_order, plan_nodes, run_nodes
 
 
@@ -59,7 +60,7 @@ def rematerialised(network):
                 run_nodes(nodes, inside, training=True)
                 return tuple(inside[k] for k in results)
 
-            piece = keras.remat(piece) if forgets else piece
+            piece = remat(piece) if forgets else piece
             tensors.update(zip(results, piece(*(tensors[k] for k in floats))))
         return tensors[id(network.outputs[0])]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import random_weights, tiny_network
 
-from keras_ddpm import DiffusionModel, GaussianDiffusion, build_unet
+from keras_ddpm import DiffusionModel, GaussianDiffusion, build_unet, remat
 from keras_ddpm.graph import nodes_in_order
 from keras_ddpm.remat import rematerialised
 
@@ -79,6 +79,33 @@ def test_half_of_what_was_kept_is_forgotten():
     assert kept(make_model(True)) < 0.5 * kept(make_model(False))
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch tells what it keeps")
+def test_what_is_computed_again_does_not_wait_for_the_collector():
+    import gc
+
+    import torch
+
+    def left_in_cycles(model):
+        """Bytes of tensors that nobody can reach after a step, and the collector would free."""
+        model.train_on_batch(x)  # records
+        gc.collect()
+        gc.disable()
+        try:
+            model.train_on_batch(x)
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            tensors = [a for a in gc.garbage if isinstance(a, torch.Tensor)]
+            return sum({a.data_ptr(): a.nbytes for a in tensors}.values())
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+
+    x = np.zeros((8, SIZE, SIZE, 3), "uint8")
+    kept = 8 * SIZE * SIZE * 8 * 4  # one image of each, of eight channels
+    assert left_in_cycles(make_model(True)) < 10 * kept
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="only JAX tells what it keeps like this")
 def test_half_of_what_was_kept_is_forgotten_by_jax():
     import jax
@@ -101,13 +128,13 @@ def test_half_of_what_was_kept_is_forgotten_by_jax():
 
 def test_a_block_is_a_piece_and_dropout_runs_once(monkeypatch):
     """Blocks end with their residual connection; the last piece and random layers are kept."""
-    pieces, remat = [], keras.remat
+    pieces, run_twice = [], remat.remat
 
     def counted(piece):
         pieces.append([node.operation.name for node, _ in piece.__kwdefaults__["nodes"]])
-        return remat(piece)
+        return run_twice(piece)
 
-    monkeypatch.setattr(keras, "remat", counted)
+    monkeypatch.setattr(remat, "remat", counted)
     network = make_network(dropout=0.1)
     x = np.zeros((1, SIZE, SIZE, 3), "float32")
     rematerialised(network)([keras.ops.convert_to_tensor(x), keras.ops.zeros(1, "int32")])

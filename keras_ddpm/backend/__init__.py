@@ -2,7 +2,7 @@
 
 (`replicas.py` belongs to TensorFlow: its training step on several devices.)
 
-Nine names. `TrainStep` and `compile_function` differ everywhere; the others are those in
+Ten names. `TrainStep` and `compile_function` differ everywhere; the others are those in
 `compiled.py`, unless a backend has its own:
 
 - `TrainStep`: a mixin for `DiffusionModel` whose `train_step` and `test_step` only
@@ -11,6 +11,7 @@ Nine names. `TrainStep` and `compile_function` differ everywhere; the others are
 - `compile_function(function, variables, jit_compile)`: compiles a function that reads Keras
   `variables`, for the sampling loop.
 - `network_function(network, training)`: calls a functional network with a list of tensors.
+- `remat(function)`: the function, but what is inside it is computed again for the gradient.
 - `move_averages(averages, values, rate)`: how the averaged weights follow the weights.
 - `convolve(x, kernel, bias, strides, padding, dilation_rate)` and
   `group_norm(x, groups, gamma, beta, epsilon, swish)`: what `layers.Conv2D` and
@@ -43,3 +44,4 @@ convolve = _own_or_compiled("convolve")
 group_norm = _own_or_compiled("group_norm")
 move_averages = _own_or_compiled("move_averages")
 network_function = _own_or_compiled("network_function")
+remat = _own_or_compiled("remat")

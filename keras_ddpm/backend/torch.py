@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import math
 
 import keras
@@ -170,6 +171,21 @@ def network_function(network, training):
         return lists[key](values, inputs)
 
     return walk if training and any(has_state(node.operation) for node in nodes) else run
+
+
+def remat(function):
+    """Keras' own, but what only cycles of references still hold is let go of first.
+
+    Some layers of Keras 3.15 (Add, Concatenate, Reshape) leave such cycles around what they are
+    given, and the exception that ends PyTorch's second run leaves more. Python's collector comes
+    too late to them.
+    """
+
+    def run(*args):
+        gc.collect(0)  # the youngest: less than a millisecond
+        return function(*args)
+
+    return keras.remat(run)
 
 
 def move_averages(averages, values, rate):
