@@ -19,7 +19,7 @@ Ten names. `TrainStep` and `compile_function` differ everywhere; the others are 
   whether to apply it to the result.
 - `attend(query, key, value)`: softmax(q kᵀ / √d) v, each `(batch, pixels, heads, d)`.
 - `arrange_kernel(kernel)`: moves a new variable of `layers.Conv2D` to where `convolve` wants it.
-- `arrange_moments(optimizer, weights)`: moves what a new optimizer keeps to where they are.
+- `arrange_moments(optimizer, weights)`: lays out what a new optimizer keeps as its weights lie.
 """
 
 import importlib
