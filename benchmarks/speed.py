@@ -31,16 +31,19 @@ ENVIRONMENT = {
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
+# Under which Linux may be asked for pages of 2 MB, where it does not give them anyway: glibc 2.35.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+MOMENTS = {"imported_megabytes": "after imports", "built_megabytes": "before training"}
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "diffusers", "numpy")
 
 
 class Worker:
     """The process of a case."""
 
-    def __init__(self, case):
+    def __init__(self, case, environment):
         self.case, self.seconds, self.facts, self.failure = case, [], {}, None
         self._errors = tempfile.TemporaryFile("w+")
-        environment = {**os.environ, **ENVIRONMENT, "KERAS_BACKEND": case.backend}
+        environment = {**os.environ, **environment, "KERAS_BACKEND": case.backend}
         spec = {k: getattr(case, k) for k in ("module", "function", "options")}
         self._process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("speed_worker.py"), json.dumps(spec)],
@@ -84,13 +87,13 @@ class Worker:
         return row
 
 
-def measure(table, rounds):
+def measure(table, rounds, environment):
     """The rows of a table: the cases get ready one after the other, then take turns."""
     workers = []
     try:
         for case in table.cases:
             print(f"{table.title}: {case.name} gets ready", flush=True)
-            workers.append(Worker(case))
+            workers.append(Worker(case, environment))
         for i in range(rounds):
             print(f"{table.title}: round {i + 1} of {rounds}", flush=True)
             for worker in workers:
@@ -150,9 +153,7 @@ def cells(row):
             for peak, where in ((host, ""), (device, " on the GPU"))
             if peak is not None
         )
-        + (
-            f", {row['built_megabytes']:,.0f} before training" if row.get("built_megabytes") else ""
-        ),
+        + "".join(f", {row[key]:,.0f} {moment}" for key, moment in MOMENTS.items() if row.get(key)),
     ]
 
 
@@ -194,6 +195,7 @@ def parse_args():
     add("--batch_size", type=int, help="of training and sampling (default: the network's)")
     add("--matrix_size", type=int, default=2048, help="of the product (default: %(default)s)")
     add("--rounds", type=int, default=5, help="of each case (default: %(default)s)")
+    add("--huge_pages", action="store_true", help="of memory, by glibc on Linux")
     add("--photographs", help="a folder, for the group input (default: makes some up)")
     add("--output", default="runs/speed", help="folder (default: %(default)s)")
     args = parser.parse_args()
@@ -215,10 +217,12 @@ def main():
     output.mkdir(parents=True, exist_ok=True)
     command = f"python benchmarks/speed.py {' '.join(sys.argv[1:])}".strip()
     results = {"command": command, "machine": describe_machine(), "tables": []}
+    environment = {**ENVIRONMENT, **(HUGE_PAGES if args.huge_pages else {})}
     with tempfile.TemporaryDirectory() as args.scratch:
         for group in args.groups:
             for table in GROUPS[group](args):
-                results["tables"].append(measure(table, 1 if group == "memory" else args.rounds))
+                rounds = 1 if group == "memory" else args.rounds
+                results["tables"].append(measure(table, rounds, environment))
                 (output / "speed.json").write_text(json.dumps(results, indent=1) + "\n")
                 (output / "speed.md").write_text(describe(results))
     print((output / "speed.md").read_text())

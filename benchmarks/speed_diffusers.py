@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+from speed_worker import megabytes
 
 LEARNING_RATE = 2e-4
 EMA_DECAY = 0.999
@@ -41,6 +42,7 @@ def training(network, policy, batch_size, steps):
     from diffusers import DDPMScheduler
     from diffusers.training_utils import EMAModel
 
+    facts = {"imported_megabytes": megabytes()}
     begin = time.perf_counter()
     model, device = make_network(network)
     scheduler, average = DDPMScheduler(1000), EMAModel(model.parameters(), decay=EMA_DECAY)
@@ -63,7 +65,7 @@ def training(network, policy, batch_size, steps):
         return loss.item()
 
     step(images[:batch_size])
-    facts = {"first_step": time.perf_counter() - begin}
+    facts |= {"first_step": time.perf_counter() - begin}
     yield {**facts, "parameters": sum(p.numel() for p in model.parameters())}
     while True:
         begin = time.perf_counter()

@@ -44,7 +44,7 @@ def training(network, policy, batch_size, steps, folder=None, remat=False, tuned
 
     from keras_ddpm.data import ImageDataset, load_images
 
-    facts, count = {}, batch_size * steps
+    facts, count = {"imported_megabytes": megabytes()}, batch_size * steps
     if folder is None:
         images = random_images(network, count)
     else:

@@ -131,6 +131,24 @@ def test_convolutions_are_the_same_work_on_every_backend(speed, backend):
     assert abs(found[backend]) > 1
 
 
+def test_huge_pages_are_asked_for_in_every_process(speed, tmp_path, monkeypatch):
+    def tables(args):
+        import speed_tables
+
+        module = "os; assert os.environ['GLIBC_TUNABLES'] == 'glibc.malloc.hugetlb=1'"
+        case = speed_tables.Case("a case", "speed_ours", "importing", {"module": module}, "numpy")
+        yield speed_tables.Table("Import", [case])
+
+    monkeypatch.setitem(speed.GROUPS, "start", tables)
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    arguments = ["speed.py", "start", "--rounds", "1", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--huge_pages"])
+    speed.main()
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit):
+        speed.main()
+
+
 def test_all_tables_name_cases_that_exist(speed, monkeypatch, tmp_path):
     """Every reference is a case of the same table, and every case a generator of its file."""
     monkeypatch.setattr(sys, "argv", ["speed.py"])

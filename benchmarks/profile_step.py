@@ -1,0 +1,107 @@
+"""Where does a training step go? Seconds of each kind of operation, by the backend's own profiler.
+
+    KERAS_BACKEND=tensorflow python benchmarks/profile_step.py
+    KERAS_BACKEND=torch python benchmarks/profile_step.py --policy mixed_bfloat16
+
+On one thread, unless --threads says otherwise: only then do operations run one after the other, and
+their times add up to that of the step. On TensorFlow this needs JAX, which reads its profiles.
+"""
+
+import argparse
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from speed_tables import BATCH_SIZES, NETWORKS, POLICIES
+from threads import add_threads_option, limit_threads
+
+
+def profile_tensorflow(run):
+    """Pairs of an operation's kind and its seconds, one for each time that it ran."""
+    import tensorflow as tf
+    from jax.profiler import ProfileData
+
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.profiler.experimental.Profile(folder):
+            run()
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        planes = list(ProfileData.from_file(str(path)).planes)
+    for event in (e for plane in planes for line in plane.lines for e in line.events):
+        name, _, kind = event.name.rpartition(":")  # of the node, and of its operation
+        if event.name == "CpuExecutable::ExecuteAsyncOnStream":
+            kind = "compiled by XLA"
+        elif not name or name.endswith(":") or kind.startswith(" "):  # C++, and functions
+            continue
+        yield kind, event.duration_ns / 1e9
+
+
+def profile_torch(run):
+    """As `profile_tensorflow`; without the time of operations inside an operation."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run()
+    for event in profiler.events():
+        yield event.name, event.self_cpu_time_total / 1e6
+
+
+PROFILERS = {"tensorflow": profile_tensorflow, "torch": profile_torch}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--network", choices=[*NETWORKS], default="large", help="(default: %(default)s)")
+    add("--policy", choices=POLICIES, default="float32", help="(default: %(default)s)")
+    add("--batch_size", type=int, help="(default: the network's)")
+    add("--steps", type=int, default=3, help="to take the mean of (default: %(default)s)")
+    add("--rows", type=int, default=15, help="of the table (default: %(default)s)")
+    add_threads_option(parser)
+    parser.set_defaults(threads=1)
+    args = parser.parse_args()
+    args.batch_size = args.batch_size or BATCH_SIZES[args.network]
+    for name in ("batch_size", "steps", "rows"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
+    return args
+
+
+def main():
+    args = parse_args()
+    limit_threads(args.threads)
+    import keras
+    from speed_ours import make_model, random_images
+
+    backend = keras.backend.backend()
+    if backend not in PROFILERS:
+        raise SystemExit(f"KERAS_BACKEND must be one of {', '.join(PROFILERS)}, got {backend!r}")
+    network = NETWORKS[args.network]
+    model = make_model(network, args.policy)
+    images = random_images(network, args.batch_size)
+    for _ in range(2):  # prepares everything
+        model.train_on_batch(images)
+
+    def run():
+        begin = time.perf_counter()
+        for _ in range(args.steps):
+            model.train_on_batch(images)
+        elapsed.append((time.perf_counter() - begin) / args.steps)
+
+    elapsed, seconds, calls = [], defaultdict(float), defaultdict(int)
+    run()
+    for kind, duration in PROFILERS[backend](run):
+        seconds[kind] += duration / args.steps
+        calls[kind] += 1
+    print(f"{elapsed[0]:.3g} s a step, {elapsed[1]:.3g} s while it is watched\n")
+    print("| operation | seconds a step | share | times |\n|---|---|---|---|")
+    total = sum(seconds.values())
+    for kind in sorted(seconds, key=seconds.get, reverse=True)[: args.rows]:
+        share = f"{seconds[kind] / total:.0%}"
+        print(f"| {kind} | {seconds[kind]:.3g} | {share} | {calls[kind] // args.steps} |")
+
+
+if __name__ == "__main__":
+    main()
