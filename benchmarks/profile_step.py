@@ -11,6 +11,7 @@ import argparse
 import tempfile
 import time
 from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from speed_tables import BATCH_SIZES, NETWORKS, POLICIES
@@ -78,6 +79,8 @@ def main():
     backend = keras.backend.backend()
     if backend not in PROFILERS:
         raise SystemExit(f"KERAS_BACKEND must be one of {', '.join(PROFILERS)}, got {backend!r}")
+    if backend == "tensorflow" and find_spec("jax") is None:
+        raise SystemExit('JAX reads the profiles of TensorFlow: pip install -e ".[jax]"')
     network = NETWORKS[args.network]
     model = make_model(network, args.policy)
     images = random_images(network, args.batch_size)
