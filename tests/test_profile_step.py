@@ -13,28 +13,36 @@ from keras_ddpm import build_unet
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 BACKEND = keras.backend.backend()
-# What computes the gradient of a convolution's kernel.
-GRADIENT = {"tensorflow": r"Conv2DBackpropFilter\w*", "torch": "aten::convolution_backward"}
+# Something that every convolution runs once: its kernel's gradient, and on JAX the convolution.
+CONVOLUTION = {
+    "tensorflow": r"Conv2DBackpropFilter\w*",
+    "jax": "^conv_general_dilated$",
+    "torch": "aten::convolution_backward",
+}
 
 
-def run(*options, backend=BACKEND):
+def run(*options):
     command = [sys.executable, BENCHMARKS / "profile_step.py", "--network", "tiny", *options]
-    environment = {**os.environ, "KERAS_BACKEND": backend}
+    environment = {**os.environ, "KERAS_BACKEND": BACKEND}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.skipif(BACKEND == "jax", reason="its profile does not tell operations")
 def test_every_convolution_is_in_it_and_it_adds_up_to_the_step(monkeypatch):
     pytest.importorskip("jax" if BACKEND == "tensorflow" else BACKEND)
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from speed_tables import NETWORKS
 
     layers = build_unet(**NETWORKS["tiny"]).layers
-    convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in layers)
+    convolutions = sum(
+        isinstance(layer, keras.layers.Conv2D)
+        # XLA makes products of matrices out of convolutions of one pixel.
+        and (BACKEND != "jax" or max(layer.kernel_size) > 1)
+        for layer in layers
+    )
     done = run("--steps", "2", "--rows", "1000", "--batch_size", "128")
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"^\| (.+) \| ([\d.e-]+) \| \d+% \| (\d+) \|$", done.stdout, re.MULTILINE)
-    times = sum(int(n) for kind, _, n in rows if re.search(GRADIENT[BACKEND], kind))
+    times = sum(int(n) for kind, _, n in rows if re.search(CONVOLUTION[BACKEND], kind))
     assert times == convolutions > 5
     if BACKEND == "tensorflow":
         assert "compiled by XLA" in [kind for kind, *_ in rows]
@@ -43,15 +51,6 @@ def test_every_convolution_is_in_it_and_it_adds_up_to_the_step(monkeypatch):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(
-    "options, backend, message",
-    [
-        (["--steps", "0"], "tensorflow", "--steps must be at least 1, got 0"),
-        ([], "jax", "KERAS_BACKEND must be one of tensorflow, torch, got 'jax'"),
-    ],
-)
-def test_what_cannot_be_profiled_is_refused(options, backend, message):
-    if backend == "jax":
-        pytest.importorskip("jax")
-    done = run(*options, backend=backend)
-    assert done.returncode != 0 and message in done.stderr
+def test_no_steps_are_refused():
+    done = run("--steps", "0")
+    assert done.returncode != 0 and "--steps must be at least 1, got 0" in done.stderr
