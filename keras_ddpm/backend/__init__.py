@@ -1,6 +1,7 @@
 """What a backend forces to be different, one file each: the training step, compiling, running.
 
-(`replicas.py` belongs to TensorFlow: its training step on several devices.)
+(`replicas.py` belongs to TensorFlow: its training step on several devices. `torch_adam.py` and
+`torch_layers.py` belong to PyTorch.)
 
 Ten names. `TrainStep` and `compile_function` differ everywhere; the others are those in
 `compiled.py`, unless a backend has its own:
