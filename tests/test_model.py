@@ -10,7 +10,6 @@ from tiny_training import FLOATS, LABELS, Record, distance, fit, fixed_draw, mak
 from keras_ddpm import GaussianDiffusion
 from keras_ddpm.batches import stratified_timesteps
 
-
 # ---- the averaged weights ------------------------------------------------------------
 
 
