@@ -49,7 +49,7 @@ def test_labels_choose_where_samples_lie():
     points, labels = draw_mixture(2000, modes=2, std=0.1)
     diffusion = GaussianDiffusion(50, beta_start=0.002, beta_end=0.4, prediction="velocity")
     model = DiffusionModel(build_mlp(width=32, depth=1, num_classes=2), diffusion, 0.98, seed=0)
-    model.compile(optimizer=keras.optimizers.Adam(5e-3), jit_compile=False)
+    model.compile(optimizer=keras.optimizers.Adam(5e-3))
     model.fit(points, labels, batch_size=200, epochs=30, verbose=0)
     wanted = np.arange(200) % 2
     samples = model.generate(labels=wanted, steps=25, seed=0, batch_size=200)
