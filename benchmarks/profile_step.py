@@ -73,11 +73,8 @@ PROFILERS = {"tensorflow": profile_tensorflow, "jax": profile_jax, "torch": prof
 
 
 def limit_jax(threads):
-    """JAX takes as many threads as it has cores. Its operations are told only if it is asked to."""
+    """JAX takes as many threads as the process may use cores (on Linux)."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_enable_xprof_traceme=true"
-    )
 
 
 def parse_args():

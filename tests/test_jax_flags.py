@@ -11,7 +11,7 @@ jaxlib = pytest.importorskip("jaxlib")
 pytestmark = [
     pytest.mark.once,
     pytest.mark.skipif(
-        not (0, 8) <= jaxlib.version.__version_info__[:2] <= (0, 11), reason="no such flag"
+        not (0, 8, 2) <= jaxlib.version.__version_info__[:3] < (0, 13), reason="no such flag"
     ),
 ]
 COMPILE = """
@@ -25,7 +25,7 @@ def convolve(x, kernel):
 
 shapes = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((2, 64, 64, 64), (64, 64, 3, 3))]
 program = jax.jit(convolve).lower(*shapes).compile().as_text()
-print(json.dumps({"in_ynnpack": "ynn" in program, "devices": len(jax.devices("cpu")),
+print(json.dumps({"in_ynnpack": "ynn_fusion" in program, "devices": len(jax.devices("cpu")),
                    "flags": os.environ.get("XLA_FLAGS")}))
 """
 FLAG = "--xla_cpu_experimental_ynn_fusion_type="

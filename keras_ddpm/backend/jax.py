@@ -13,7 +13,7 @@ from keras import StatelessScope
 # On CPUs these versions hand convolutions to YNNPACK, where a training step takes half as long
 # again or longer (docs/speed.md). XLA reads the variable once, when something is first computed,
 # and ends the process at a flag that it does not know: so only where the flag was seen to work.
-CONVOLUTIONS_IN_YNNPACK = (0, 8) <= jaxlib.version.__version_info__[:2] <= (0, 11)
+CONVOLUTIONS_IN_YNNPACK = (0, 8, 2) <= jaxlib.version.__version_info__[:3] < (0, 13)
 XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 if CONVOLUTIONS_IN_YNNPACK and "ynn_fusion_type" not in XLA_FLAGS:
     flag = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
