@@ -1,5 +1,17 @@
 """Denoising diffusion probabilistic models for Keras 3, on TensorFlow, JAX and PyTorch."""
 
+try:
+    import keras  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name not in ("tensorflow", "jax", "torch"):
+        raise
+    raise ModuleNotFoundError(
+        f"Keras is to run on {error.name}, which is not installed. Either `pip install "
+        f"{error.name}`, or let the environment variable KERAS_BACKEND name one that is: "
+        "tensorflow, jax or torch.",
+        name=error.name,
+    ) from None
+
 from keras_ddpm.callbacks import SampleImages
 from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.editing import image_to_image, inpaint, invert

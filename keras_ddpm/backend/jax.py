@@ -4,9 +4,12 @@ A `StatelessScope` lends the model those arrays for as long as it lasts: reads a
 Keras variables inside it go to the arrays, so that model code is the same on every backend.
 """
 
+import ctypes
 import os
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 from keras import StatelessScope
 
@@ -18,6 +21,24 @@ XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 if CONVOLUTIONS_IN_YNNPACK and "ynn_fusion_type" not in XLA_FLAGS:
     flag = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
     os.environ["XLA_FLAGS"] = f"{XLA_FLAGS} {flag}".strip()
+
+
+# Only glibc has it; Windows has no library without a name.
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+LONG = 1.0  # seconds, so that it does not happen for every operation that is run by itself
+
+
+def _return_memory(event, seconds, **_):
+    """Gives back to the system what compiling took, before what was compiled runs.
+
+    XLA's compiler frees hundreds of megabytes in threads of its own, and there glibc leaves them.
+    """
+    if event == "/jax/core/compile/backend_compile_duration" and seconds > LONG:
+        _trim(0)
+
+
+if _trim is not None:
+    jax.monitoring.register_event_duration_secs_listener(_return_memory)
 
 
 class TrainStep:
@@ -92,6 +113,43 @@ class TrainStep:
     def _collect(self, scope):
         """The arrays that the variables have become inside `scope`."""
         return tuple([scope.get_current_value(v) for v in group] for group in self._groups())
+
+
+def remat(function):
+    """The function, computed again for the gradient.
+
+    `jax.checkpoint` keeps the two computations apart by barriers, which XLA for CPUs drops: it then
+    sees the same twice, and keeps all of the first. So the second starts from other numbers.
+    """
+
+    def run(*values):
+        pure, weights = jax.closure_convert(function, *values)
+        return _computed_twice(pure, values, tuple(weights))
+
+    return run
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _computed_twice(function, values, weights):
+    return function(*values, *weights)
+
+
+def _forward(function, values, weights):
+    return function(*values, *weights), (values, weights)
+
+
+def _backward(function, kept, gradients):
+    values, weights = kept
+    # min(|g|, 0) = 0, but XLA does not know: neither that the sums are the values, nor what they
+    # are before it has the gradient.
+    gradient = next(g for g in gradients if jnp.issubdtype(g.dtype, jnp.floating))
+    zero = jnp.minimum(jnp.abs(gradient.ravel()[0]), 0)
+    values = tuple(value + zero.astype(value.dtype) for value in values)
+    _, backward = jax.vjp(lambda values, weights: function(*values, *weights), values, weights)
+    return backward(gradients)
+
+
+_computed_twice.defvjp(_forward, _backward)
 
 
 def compile_function(function, variables, jit_compile):
