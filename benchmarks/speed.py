@@ -33,7 +33,11 @@ ENVIRONMENT = {
 }
 # Under which Linux may be asked for pages of 2 MB, where it does not give them anyway: glibc 2.35.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-MOMENTS = {"imported_megabytes": "after imports", "built_megabytes": "before training"}
+MOMENTS = {
+    "imported_megabytes": "after imports",
+    "built_megabytes": "before training",
+    "traced_megabytes": "after tracing",
+}
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "diffusers", "numpy")
 
 

@@ -55,12 +55,12 @@ def training(network, policy, batch_size, steps, folder=None, remat=False, tuned
     begin = time.perf_counter()  # imports are not part of the first step
     model = make_model(network, policy, remat)
     facts |= {"building": time.perf_counter() - begin, "built_megabytes": megabytes()}
-    model.fit(images[:batch_size], batch_size=batch_size, verbose=0)
+    # Of one kind, as TensorFlow would trace the step again for another, and keep both.
+    make_dataset = tuned_dataset if tuned else ImageDataset
+    model.fit(make_dataset(images[:batch_size], batch_size=batch_size), verbose=0)
     facts |= {"first_step": time.perf_counter() - begin}
     facts |= {"flops": 3 * batch_size * forward_flops(model.network)}
-    dataset = ImageDataset(images, batch_size=batch_size)
-    if tuned:
-        dataset = tuned_dataset(images, batch_size)
+    dataset = make_dataset(images, batch_size=batch_size)
     fit(model, dataset)
     yield {**facts, "parameters": model.network.count_params()}
     while True:
@@ -83,12 +83,15 @@ def first_step(network, policy, batch_size):
     """
     import tensorflow as tf
 
+    facts = {"imported_megabytes": megabytes()}
     begin = time.perf_counter()
     model = make_model(network, policy)
     built = time.perf_counter()
+    facts |= {"built_megabytes": megabytes()}
     batch = (tf.constant(random_images(network, batch_size)),)
     step = tf.function(model.train_step, autograph=False).get_concrete_function(batch)
     traced = time.perf_counter()
+    facts |= {"traced_megabytes": megabytes()}
 
     def run():
         begin = time.perf_counter()
@@ -96,7 +99,7 @@ def first_step(network, policy, batch_size):
         return time.perf_counter() - begin
 
     seconds = {"building": built - begin, "tracing": traced - built, "running": run()}
-    yield {**seconds, "first_step": sum(seconds.values())}
+    yield {**facts, **seconds, "first_step": sum(seconds.values())}
     while True:
         yield run()
 
