@@ -19,6 +19,6 @@ def test_compiling_for_long_gives_memory_back(monkeypatch, at_least, expected):
     """With a real compilation, so that it is seen if JAX gives its event another name."""
     pads = []
     monkeypatch.setattr(backend, "_trim", pads.append)
-    monkeypatch.setattr(backend, "LONG", at_least)
+    monkeypatch.setattr(backend, "LONG_COMPILATION", at_least)
     jax.jit(lambda x: 3 * x + at_least).lower(jax.ShapeDtypeStruct((7,), "float32")).compile()
     assert pads == expected

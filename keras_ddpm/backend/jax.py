@@ -25,7 +25,7 @@ if CONVOLUTIONS_IN_YNNPACK and "ynn_fusion_type" not in XLA_FLAGS:
 
 # Only glibc has it; Windows has no library without a name.
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-LONG = 1.0  # seconds, so that it does not happen for every operation that is run by itself
+LONG_COMPILATION = 1.0  # seconds: not that of every operation that is run by itself
 
 
 def _return_memory(event, seconds, **_):
@@ -33,7 +33,7 @@ def _return_memory(event, seconds, **_):
 
     XLA's compiler frees hundreds of megabytes in threads of its own, and there glibc leaves them.
     """
-    if event == "/jax/core/compile/backend_compile_duration" and seconds > LONG:
+    if event == "/jax/core/compile/backend_compile_duration" and seconds > LONG_COMPILATION:
         _trim(0)
 
 
