@@ -66,7 +66,7 @@ def models(tmp_path_factory):
     }
     for name, (network, label_names) in networks.items():
         model = DiffusionModel(network, GaussianDiffusion(20, "cosine"), label_names=label_names)
-        model.compile(jit_compile=False)
+        model.compile()
         model.save(folder / f"{name}.keras")
     return {name: str(folder / f"{name}.keras") for name in networks}
 

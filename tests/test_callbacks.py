@@ -21,7 +21,7 @@ def tiny_model(channels=1, num_classes=None):
     network = tiny_network(size=8, channels=channels, num_classes=num_classes, dropout=0.2)
     diffusion = GaussianDiffusion(8, beta_start=0.05, beta_end=0.8)
     model = DiffusionModel(network, diffusion, seed=0)
-    model.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
+    model.compile(optimizer=keras.optimizers.Adam(1e-3))
     return model
 
 
@@ -78,7 +78,7 @@ def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
 def test_samples_start_from_the_same_noise(tmp_path):
     """With weights that stand still, one epoch's picture is the next one's."""
     model = tiny_model()
-    model.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=False)
+    model.compile(optimizer=keras.optimizers.SGD(0.0))
     fit(model, [SampleImages(tmp_path, num_images=2, steps=2)])
     first, second = ((tmp_path / f"epoch_000{i}.png").read_bytes() for i in (1, 2))
     assert first == second

@@ -27,7 +27,7 @@ def quarters(images):
 def tiny_model(num_classes=None, size=8):
     network = tiny_network(size=size, num_classes=num_classes, dropout=0.2)
     model = DiffusionModel(network, GaussianDiffusion(8, beta_start=0.05, beta_end=0.8), seed=0)
-    model.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
+    model.compile(optimizer=keras.optimizers.Adam(1e-3))
     return model
 
 

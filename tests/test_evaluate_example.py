@@ -40,7 +40,7 @@ def models(tmp_path_factory):
     for name, network in networks.items():
         diffusion = GaussianDiffusion(5, "cosine", prediction="velocity")
         model = DiffusionModel(network, diffusion, label_names=names.get(name), seed=0)
-        model.compile(jit_compile=False)
+        model.compile()
         model.save(folder / f"{name}.keras")
     return folder
 

@@ -28,7 +28,6 @@ TINY = {
     "network.norm_groups": 4,
     "training.epochs": 2,
     "training.batch_size": 8,
-    "training.jit_compile": "false",
     "sampling.steps": 2,
     "sampling.num_images": 4,
 }
@@ -253,7 +252,7 @@ def trained(tmp_path_factory):
     diffusion = GaussianDiffusion(8, beta_start=0.05, beta_end=0.8)
     model = DiffusionModel(network, diffusion, label_names=("rose", "tulip"), seed=0)
     path = tmp_path_factory.mktemp("trained") / "model.keras"
-    model.compile(jit_compile=False)
+    model.compile()
     model.save(path)
     return path
 

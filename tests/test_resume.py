@@ -16,8 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 RUNNER = ROOT / "tests" / "run_and_kill.py"
 BATCHES, EPOCHS = 5, 5
-# Dropout and a learning rate that changes are two more states to be restored. Compiling would
-# take longer than training.
+# Dropout and a learning rate that changes are two more states to be restored.
 CONFIG = """
 run: {run}
 data: {{name: {images}, image_size: 8, validation_fraction: 0.2}}
@@ -33,7 +32,6 @@ training:
   batch_size: 4
   learning_rate_decay: cosine
   warmup_steps: 7
-  jit_compile: false
 sampling: {{steps: 2, num_images: 2, every: 2}}
 """
 
@@ -51,11 +49,12 @@ def start(tmp_path, run, event="never", count=1):
     config = tmp_path / f"{run}.yaml"
     config.write_text(CONFIG.format(run=tmp_path / run, images=tmp_path / "images", epochs=EPOCHS))
     environment = {
+        # What one process has compiled, the next finds again.
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "jax_cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "jax_cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     result = subprocess.run(
         [sys.executable, RUNNER, event, str(count), "--config", config],

@@ -107,6 +107,8 @@ def test_a_second_generate_compiles_nothing():
     model.generate(3, steps=4, seed=1)
     model.generate(3, timesteps=[15, 9, 2, 1], seed=2)
     model.generate(7, steps=4, seed=3, batch_size=3)
+    model.generate(3, steps=20, seed=0)
+    model.generate(3, steps=1, seed=0, return_trajectory=True)
     random_weights(model.ema_network, seed=1)
     model.generate(3, steps=4, seed=0)
     assert model.sampling_loop.num_compilations == first
@@ -129,9 +131,9 @@ def test_only_the_latest_programs_are_kept(monkeypatch):
     monkeypatch.setattr(loop, "MOST_PROGRAMS", 2)
     model = DiffusionModel(tiny_network(), GaussianDiffusion(20, "cosine"))
     compiled = []
-    for steps in (1, 2, 2, 1, 3, 2, 1):
+    for num_images in (1, 2, 2, 1, 3, 2, 1):
         before = model.sampling_loop.num_compilations
-        model.generate(1, steps=steps, seed=0)
+        model.generate(num_images, steps=2, seed=0)
         compiled.append(model.sampling_loop.num_compilations > before)
     assert compiled == [True, True, False, False, True, False, True]
 

@@ -2,8 +2,8 @@
 
 A `while_loop` runs all steps on the device: no Python call a step on TensorFlow and JAX. The
 program takes its first and last step as arguments, so that a progress bar, a trajectory or an
-onlooker can run the same program in pieces. On several devices each takes an equal part of the
-batch.
+onlooker can run the same program in pieces, and tables that are longer than they need be, so that
+it serves any number of steps. On several devices each takes an equal part of the batch.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,8 @@ from keras_ddpm.samplers.base import Moment
 from keras_ddpm.samplers.seeds import SEED_DTYPE, step_noise, step_seeds
 from keras_ddpm.samplers.trajectory import make_trajectory
 
-MOST_PROGRAMS = 32  # that a loop keeps: a slider has many positions, and each is a program
+MOST_PROGRAMS = 32  # that a loop keeps: a slider has many positions, and each may be a program
+TABLE_ROWS = 1024  # of the steps' numbers; up to so many steps run in one program
 
 
 class Piece(NamedTuple):
@@ -99,9 +100,10 @@ class SamplingLoop:
             A `Piece` after each.
         """
         steps = len(timesteps)
-        shapes = tuple(noise.shape), steps, len(conditions), len(given)
+        rows = -(-(steps + 1) // TABLE_ROWS) * TABLE_ROWS
+        shapes = tuple(noise.shape), rows, len(conditions), len(given)
         program = self._program(sampler, clip_denoised, *shapes)
-        numbers = self._numbers(sampler, timesteps)
+        numbers = self._numbers(sampler, timesteps, rows)
         seeds = ops.convert_to_tensor(seeds.view(SEED_DTYPE))
         pauses = sorted({0, steps, *pauses, *frames, *(frame + 1 for frame in frames)})
         x, x_start = noise, noise
@@ -199,13 +201,21 @@ class SamplingLoop:
 
         return walk
 
-    def _numbers(self, sampler, timesteps):
-        """Timesteps, the clean image's -1 among them, and the coefficients of all steps."""
-        coefficients = {
-            name: ops.convert_to_tensor(values.astype("float32"))
-            for name, values in sampler.coefficients(self.diffusion, timesteps).items()
-        }
-        return ops.convert_to_tensor(np.append(timesteps, -1).astype("int32")), coefficients
+    def _numbers(self, sampler, timesteps, rows=0):
+        """Timesteps, the clean image's -1 among them, and the coefficients of all steps.
+
+        Filled up to so many rows, if there are less, which no step reads.
+        """
+
+        def table(values, dtype):
+            filling = np.zeros(max(0, rows - len(values)))
+            return ops.convert_to_tensor(np.append(values, filling).astype(dtype))
+
+        coefficients = sampler.coefficients(self.diffusion, timesteps)
+        return (
+            table(np.append(timesteps, -1), "int32"),
+            {name: table(values, "float32") for name, values in coefficients.items()},
+        )
 
     def _program(self, sampler, clip_denoised, *shapes):
         key = (sampler, clip_denoised, *shapes)
