@@ -125,6 +125,40 @@ def test_what_xla_sets_aside_is_halved():
     assert set_aside(make_model(True)) < 0.5 * set_aside(make_model(False))
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow tells the order of its graph")
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_second_computation_waits_for_the_gradient(jit_compile):
+    import tensorflow as tf
+
+    def convolutions(remat):
+        """How many a gradient computes, and how many of them have to wait for a gradient."""
+        model = make_model(remat)
+
+        @tf.function(jit_compile=jit_compile)
+        def gradient(x, t):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(model.run_network([x, t]) ** 2)
+            return tape.gradient(loss, [v.value for v in model.network.trainable_variables])
+
+        program = gradient.get_concrete_function(tf.zeros((1, SIZE, SIZE, 3)), tf.zeros(1, "int32"))
+        waits = {}
+
+        def has_to_wait(op):
+            # XLA keeps no order but that of numbers that are needed.
+            earlier = [tensor.op for tensor in op.inputs] + ([] if jit_compile else op.control_inputs)
+            if op not in waits:
+                waits[op] = op.type.endswith("BackpropInput") or any(map(has_to_wait, earlier))
+            return waits[op]
+
+        found = [op for op in program.graph.get_operations() if op.type == "Conv2D"]
+        return len(found), sum(map(has_to_wait, found))
+
+    once, waiting = convolutions(remat=False)
+    assert waiting == 0
+    twice, waiting = convolutions(remat=True)
+    assert waiting == twice - once > once / 2
+
+
 def test_a_block_is_a_piece_and_dropout_runs_once(monkeypatch):
     """Blocks end with their residual connection; the last piece and random layers are kept."""
     pieces, run_twice = [], remat.remat

@@ -207,6 +207,40 @@ def group_norm_gradient(x, mean, inverse, gamma, beta, upstream, groups, swish):
     return to_x, *(tf.reshape(tf.reduce_sum(a, axis=0), [-1]) for a in (to_gamma, to_beta))
 
 
+def remat(function):
+    """The function, computed again for the gradient.
+
+    `tf.recompute_grad`, which is `keras.remat`, has the second computation wait for the gradient
+    by adding a zero made of it to what the function is given: copies of a block's images. Without
+    XLA a graph keeps the order that it is told, and nothing need be added.
+    """
+
+    def run(*values):
+        in_xla = tf.__internal__.get_enclosing_xla_context() is not None
+        if in_xla or tf.executing_eagerly():
+            return keras.remat(function)(*values)
+        return _computed_twice(function)(*values)
+
+    return run
+
+
+def _computed_twice(function):
+    @tf.custom_gradient
+    def run(*values):
+        def gradient(*upstream, variables=()):
+            with tf.control_dependencies(upstream), tf.GradientTape() as tape:
+                tape.watch([*values, *variables])
+                results = function(*values)
+            sources = [*values, *variables]
+            found = tape.gradient(results, sources, output_gradients=upstream)
+            to_values, to_variables = found[: len(values)], found[len(values) :]
+            return (to_values, to_variables) if variables else to_values
+
+        return function(*values), gradient
+
+    return run
+
+
 def compile_function(function, variables, jit_compile):
     """Compiles `function`; TensorFlow finds the variables it reads by itself."""
     # TensorFlow warns when one piece of code is traced often. As a partial, each program counts

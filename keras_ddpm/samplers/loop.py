@@ -19,7 +19,7 @@ from keras_ddpm.samplers.seeds import SEED_DTYPE, step_noise, step_seeds
 from keras_ddpm.samplers.trajectory import make_trajectory
 
 MOST_PROGRAMS = 32  # that a loop keeps: a slider has many positions, and each may be a program
-TABLE_ROWS = 1024  # of the steps' numbers; up to so many steps run in one program
+TABLE_ROWS = 1024  # of the steps' numbers, or a multiple: what fits into one runs in one program
 
 
 class Piece(NamedTuple):
