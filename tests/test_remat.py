@@ -144,8 +144,9 @@ def test_the_second_computation_waits_for_the_gradient(jit_compile):
         waits = {}
 
         def has_to_wait(op):
-            # XLA keeps no order but that of numbers that are needed.
-            earlier = [tensor.op for tensor in op.inputs] + ([] if jit_compile else op.control_inputs)
+            earlier = [tensor.op for tensor in op.inputs]
+            if not jit_compile:  # XLA keeps no order but that of numbers that are needed
+                earlier += op.control_inputs
             if op not in waits:
                 waits[op] = op.type.endswith("BackpropInput") or any(map(has_to_wait, earlier))
             return waits[op]
