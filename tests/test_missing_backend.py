@@ -35,5 +35,10 @@ def test_a_missing_backend_is_named(backend):
     assert f"`pip install {backend}`, or let the environment variable KERAS_BACKEND" in error
 
 
+def test_a_backend_that_cannot_train_is_named():
+    error = errors_without("nothing", "numpy")
+    assert "ImportError: Keras runs on 'numpy'" in error and "tensorflow, jax, torch" in error
+
+
 def test_another_missing_package_is_what_it_is():
     assert errors_without("PIL", "jax") == "ModuleNotFoundError: No module named 'PIL'"

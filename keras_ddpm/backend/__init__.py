@@ -3,7 +3,7 @@
 (`replicas.py` belongs to TensorFlow: its training step on several devices. `torch_adam.py` and
 `torch_layers.py` belong to PyTorch.)
 
-Ten names. `TrainStep` and `compile_function` differ everywhere; the others are those in
+Ten names. `TrainStep`, `compile_function` and `remat` differ everywhere; the others are those in
 `compiled.py`, unless a backend has its own:
 
 - `TrainStep`: a mixin for `DiffusionModel` whose `train_step` and `test_step` only
@@ -29,6 +29,13 @@ import keras
 
 from keras_ddpm.backend import compiled
 
+BACKENDS = ("tensorflow", "jax", "torch")
+
+if keras.backend.backend() not in BACKENDS:
+    raise ImportError(
+        f"Keras runs on {keras.backend.backend()!r}, on which nothing can be trained here. Let the "
+        f"environment variable KERAS_BACKEND name one of {', '.join(BACKENDS)}."
+    )
 _module = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 
@@ -38,6 +45,7 @@ def _own_or_compiled(name):
 
 TrainStep = _module.TrainStep
 compile_function = _module.compile_function
+remat = _module.remat
 arrange_kernel = _own_or_compiled("arrange_kernel")
 arrange_moments = _own_or_compiled("arrange_moments")
 attend = _own_or_compiled("attend")
@@ -45,4 +53,3 @@ convolve = _own_or_compiled("convolve")
 group_norm = _own_or_compiled("group_norm")
 move_averages = _own_or_compiled("move_averages")
 network_function = _own_or_compiled("network_function")
-remat = _own_or_compiled("remat")

@@ -3,18 +3,12 @@
 import functools
 import math
 
-import keras
 from keras import ops
 
 
 def network_function(network, training):
     """The network as it is."""
     return functools.partial(network, training=training)
-
-
-def remat(function):
-    """That of Keras."""
-    return keras.remat(function)
 
 
 def move_averages(averages, values, rate):
