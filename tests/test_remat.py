@@ -144,10 +144,10 @@ def test_the_second_computation_waits_for_the_gradient(jit_compile):
         waits = {}
 
         def has_to_wait(op):
-            earlier = [tensor.op for tensor in op.inputs]
-            if not jit_compile:  # XLA keeps no order but that of numbers that are needed
-                earlier += op.control_inputs
             if op not in waits:
+                earlier = [tensor.op for tensor in op.inputs]
+                if not jit_compile:  # XLA keeps no order but that of numbers that are needed
+                    earlier += op.control_inputs
                 waits[op] = op.type.endswith("BackpropInput") or any(map(has_to_wait, earlier))
             return waits[op]
 

@@ -211,8 +211,8 @@ def remat(function):
     """The function, computed again for the gradient.
 
     `tf.recompute_grad`, which is `keras.remat`, has the second computation wait for the gradient
-    by adding a zero made of it to what the function is given: copies of a block's images. Without
-    XLA a graph keeps the order that it is told, and nothing need be added.
+    by adding a zero made of it to what the function is given: copies of a block's images. A graph
+    keeps the order that it is told, and nothing need be added. XLA does not keep that order.
     """
 
     def run(*values):
@@ -228,10 +228,10 @@ def _computed_twice(function):
     @tf.custom_gradient
     def run(*values):
         def gradient(*upstream, variables=()):
-            with tf.control_dependencies(upstream), tf.GradientTape() as tape:
-                tape.watch([*values, *variables])
-                results = function(*values)
             sources = [*values, *variables]
+            with tf.control_dependencies(upstream), tf.GradientTape() as tape:
+                tape.watch(sources)
+                results = function(*values)
             found = tape.gradient(results, sources, output_gradients=upstream)
             to_values, to_variables = found[: len(values)], found[len(values) :]
             return (to_values, to_variables) if variables else to_values

@@ -18,7 +18,7 @@ from keras_ddpm.samplers.base import Moment
 from keras_ddpm.samplers.seeds import SEED_DTYPE, step_noise, step_seeds
 from keras_ddpm.samplers.trajectory import make_trajectory
 
-MOST_PROGRAMS = 32  # that a loop keeps: a slider has many positions, and each may be a program
+MOST_PROGRAMS = 32  # that a loop keeps: each η and each number of images has its own
 TABLE_ROWS = 1024  # of the steps' numbers, or a multiple: what fits into one runs in one program
 
 
@@ -204,7 +204,7 @@ class SamplingLoop:
     def _numbers(self, sampler, timesteps, rows=0):
         """Timesteps, the clean image's -1 among them, and the coefficients of all steps.
 
-        Filled up to so many rows, if there are less, which no step reads.
+        Zeros, which no step reads, fill each table up to `rows`.
         """
 
         def table(values, dtype):
