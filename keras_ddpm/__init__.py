@@ -6,7 +6,7 @@ except ModuleNotFoundError as error:
     if error.name not in ("tensorflow", "jax", "torch"):
         raise
     raise ModuleNotFoundError(
-        f"Keras is to run on {error.name}, which is not installed. Either `pip install "
+        f"Keras needs {error.name}, which is not installed. Either `pip install "
         f"{error.name}`, or let the environment variable KERAS_BACKEND name one that is: "
         "tensorflow, jax or torch.",
         name=error.name,

@@ -228,7 +228,8 @@ def plot_history(csv_path, png_path):
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.grid(alpha=0.3)
-        ax.legend()
+        # Below, where it covers no curve.
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)
     with written_aside(png_path) as partial:
         figure.savefig(partial, dpi=120)
 
