@@ -1,7 +1,10 @@
-"""Where does a training step go? Seconds of each kind of operation, by the backend's own profiler.
+"""Where does a step go? Seconds of each kind of operation, by the backend's own profiler.
 
     KERAS_BACKEND=tensorflow python benchmarks/profile_step.py
     KERAS_BACKEND=torch python benchmarks/profile_step.py --policy mixed_bfloat16
+    KERAS_BACKEND=jax python benchmarks/profile_step.py --of sampling --network small --steps 50
+
+Of training a step is one batch, of sampling one timestep of DDIM.
 
 On one thread, unless --threads says otherwise: only then do operations run one after the other, and
 their times add up to that of the step. On TensorFlow this needs JAX, which reads its profiles.
@@ -21,6 +24,8 @@ from pathlib import Path
 
 from speed_tables import BATCH_SIZES, NETWORKS, POLICIES
 from threads import add_threads_option, limit_threads
+
+JAX_PROGRAMS = ("jit_train_step", "jit_compiled")  # the step of `fit`, and the loop of `generate`
 
 
 def profile_tensorflow(run):
@@ -43,7 +48,7 @@ def profile_jax(run):
     for event in events(jax.profiler.trace, run):
         facts = dict(event.stats)
         kind = re.sub(r"[.\d]+$", "", facts.get("hlo_op", ""))
-        if facts.get("hlo_module") == "jit_train_step" and kind not in ("while", "cond"):
+        if facts.get("hlo_module") in JAX_PROGRAMS and kind not in ("while", "cond"):
             yield kind, event.duration_ns / 1e9
 
 
@@ -69,6 +74,22 @@ def profile_torch(run):
         yield event.name, event.self_cpu_time_total / 1e6
 
 
+def make_run(of, network, policy, batch_size, steps):
+    """A function without arguments that takes so many steps."""
+    from speed_ours import make_model, random_images
+
+    model = make_model(network, policy)
+    if of == "sampling":
+        return lambda: model.generate(batch_size, steps=steps, seed=0, batch_size=batch_size)
+    images = random_images(network, batch_size)
+
+    def train():
+        for _ in range(steps):
+            model.train_on_batch(images)
+
+    return train
+
+
 PROFILERS = {"tensorflow": profile_tensorflow, "jax": profile_jax, "torch": profile_torch}
 
 
@@ -82,6 +103,7 @@ def parse_args():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add("--of", choices=["training", "sampling"], default="training", help="(default: %(default)s)")
     add("--network", choices=[*NETWORKS], default="large", help="(default: %(default)s)")
     add("--policy", choices=POLICIES, default="float32", help="(default: %(default)s)")
     add("--batch_size", type=int, help="(default: the network's)")
@@ -103,21 +125,16 @@ def main():
     if os.environ.get("KERAS_BACKEND") == "jax":
         limit_jax(args.threads)
     import keras
-    from speed_ours import make_model, random_images
 
     backend = keras.backend.backend()
     if backend == "tensorflow" and find_spec("jax") is None:
         raise SystemExit('JAX reads the profiles of TensorFlow: pip install -e ".[jax]"')
-    network = NETWORKS[args.network]
-    model = make_model(network, args.policy)
-    images = random_images(network, args.batch_size)
-    for _ in range(2):  # prepares everything
-        model.train_on_batch(images)
+    take_steps = make_run(args.of, NETWORKS[args.network], args.policy, args.batch_size, args.steps)
+    take_steps()  # prepares everything
 
     def run():
         begin = time.perf_counter()
-        for _ in range(args.steps):
-            model.train_on_batch(images)
+        take_steps()
         elapsed.append((time.perf_counter() - begin) / args.steps)
 
     elapsed, seconds, calls = [], defaultdict(float), defaultdict(int)

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_ddpm.backend import arrange_kernel, attend, convolve, group_norm
+from keras_ddpm.initializers import VarianceScaling
 
 
 @keras.saving.register_keras_serializable("keras_ddpm")
@@ -73,9 +74,9 @@ class SelfAttention(keras.layers.Layer):
             layer.build(input_shape)
             return layer
 
-        self.query = dense("query", variance_scaling())
-        self.key = dense("key", variance_scaling())
-        self.value = dense("value", variance_scaling())
+        self.query = dense("query", VarianceScaling())
+        self.key = dense("key", VarianceScaling())
+        self.value = dense("value", VarianceScaling())
         self.projection = dense("projection", "zeros")
 
     def call(self, x):
@@ -144,8 +145,3 @@ class Conv2D(keras.layers.Conv2D):
         bias = self.bias if self.use_bias else None
         x = convolve(x, self.kernel, bias, self.strides, self.padding, self.dilation_rate)
         return x if self.activation is None else self.activation(x)
-
-
-def variance_scaling():
-    """Ho et al.'s initialiser: uniform, with the variance 1 / (mean of fan-in and fan-out)."""
-    return keras.initializers.VarianceScaling(1.0, mode="fan_avg", distribution="uniform")

@@ -3,7 +3,8 @@
 import keras
 from keras import layers, ops
 
-from keras_ddpm.layers import TimeEmbedding, variance_scaling
+from keras_ddpm.initializers import VarianceScaling
+from keras_ddpm.layers import TimeEmbedding
 from keras_ddpm.validation import check_positive_int
 
 # Without its sines, the network blurs whatever is finer than the noise it began with: Tancik et
@@ -51,7 +52,7 @@ def build_mlp(features=2, width=128, depth=3, num_classes=None, name="mlp"):
         raise ValueError(f"width={width} must be even: it sizes the time embedding.")
 
     def dense(units, initializer=None, **kwargs):
-        initializer = initializer or variance_scaling()
+        initializer = initializer or VarianceScaling()
         return layers.Dense(units, kernel_initializer=initializer, **kwargs)
 
     def residual_block(x):

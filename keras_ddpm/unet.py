@@ -5,12 +5,12 @@ import random
 import keras
 from keras import layers
 
+from keras_ddpm.initializers import VarianceScaling
 from keras_ddpm.layers import (
     Conv2D,
     GroupNormalization,
     SelfAttention,
     TimeEmbedding,
-    variance_scaling,
 )
 from keras_ddpm.validation import check_choice, check_fraction, check_positive_int
 
@@ -79,12 +79,12 @@ def build_unet(
     check_choice("downsample_padding", downsample_padding, ("end", "both"))
 
     def conv(width, name, kernel_size=3, initializer=None, **kwargs):
-        initializer = initializer or variance_scaling()
+        initializer = initializer or VarianceScaling()
         kwargs = {"padding": "same", "kernel_initializer": initializer, **kwargs}
         return Conv2D(width, kernel_size, name=name, **kwargs)
 
     def dense(width, name, **kwargs):
-        return layers.Dense(width, kernel_initializer=variance_scaling(), name=name, **kwargs)
+        return layers.Dense(width, kernel_initializer=VarianceScaling(), name=name, **kwargs)
 
     def norm(name, activation=None):
         return GroupNormalization(norm_groups, activation, epsilon=norm_epsilon, name=name)

@@ -1,6 +1,7 @@
 """What the numerics tests share: seeds, tiny networks, and weights that hide no mistake."""
 
 import os
+from importlib.util import find_spec
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Processes that test side by side share the cores: threads that wait for each other slow down.
@@ -25,6 +26,10 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("once"):
                 item.add_marker(pytest.mark.skip(reason="runs once, with TensorFlow"))
+    for item in items:
+        packages = {name for marker in item.iter_markers("needs") for name in marker.args}
+        if missing := sorted(name for name in packages if find_spec(name) is None):
+            item.add_marker(pytest.mark.skip(reason=f"needs {' and '.join(missing)}"))
 
 
 @pytest.fixture(autouse=True)

@@ -41,9 +41,13 @@ except ImportError:
 
 
 # Gradio's own, of pandas, one for each request.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:'future.no_silent_downcasting' is deprecated", "ignore:The copy keyword is deprecated"
-)
+pytestmark = [
+    pytest.mark.needs("gradio"),
+    pytest.mark.filterwarnings(
+        "ignore:'future.no_silent_downcasting' is deprecated",
+        "ignore:The copy keyword is deprecated",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -281,6 +281,7 @@ def test_image_set_refuses_what_does_not_fit():
         ImageSet(images[:1], None, None).split(0.5)
 
 
+@pytest.mark.needs("jax")
 def test_works_without_tensorflow(tmp_path):
     save(tmp_path / "a.png")
     code = """
@@ -301,6 +302,7 @@ else:
     subprocess.run([sys.executable, "-c", code, tmp_path], env=environment, check=True)
 
 
+@pytest.mark.needs("jax")
 def test_import_leaves_tensorflow_alone():
     code = """
 import sys, keras_ddpm.data

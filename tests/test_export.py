@@ -1,6 +1,5 @@
 """Exports, run by runtimes that know neither Keras nor the package, say what the model says."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -16,18 +15,13 @@ from keras_ddpm.layers import GroupNormalization, SelfAttention
 from keras_ddpm.samplers.seeds import step_seeds
 
 BACKEND = keras.backend.backend()
-EXTRA = 'needs pip install -e ".[export]"'
-PACKAGES = ("onnx", "onnxruntime", *(["tf2onnx"] if BACKEND == "tensorflow" else []))
-has_onnx = all(importlib.util.find_spec(name) for name in PACKAGES)
+needs_onnx = pytest.mark.needs(
+    "onnx", "onnxruntime", *(["tf2onnx"] if BACKEND == "tensorflow" else [])
+)
 
 saved_model_only = pytest.mark.skipif(BACKEND == "torch", reason="Keras writes none with PyTorch")
-onnx_network = pytest.mark.skipif(
-    BACKEND == "jax" or not has_onnx, reason="not written with JAX" if has_onnx else EXTRA
-)
-onnx_sampler = pytest.mark.skipif(
-    BACKEND != "tensorflow" or not has_onnx,
-    reason="written with TensorFlow only" if has_onnx else EXTRA,
-)
+not_with_jax = pytest.mark.skipif(BACKEND == "jax", reason="not written with JAX")
+with_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="written with TensorFlow only")
 
 
 def make_model(network, **kwargs):
@@ -92,7 +86,8 @@ def test_network_as_saved_model(tmp_path, policy, atol):
     np.testing.assert_allclose(one, expected[1:2], atol=atol)
 
 
-@onnx_network
+@needs_onnx
+@not_with_jax
 def test_network_as_onnx(tmp_path):
     """In ONNX, mixed precision is float32: the same as a network that always was."""
     inputs = network_inputs()
@@ -151,7 +146,8 @@ def test_sampler_as_saved_model(tmp_path, case):
     np.testing.assert_allclose(one, expected[1:2], atol=1e-5)
 
 
-@onnx_sampler
+@needs_onnx
+@with_tensorflow
 @pytest.mark.parametrize("case", ["points", "guided"])
 def test_sampler_as_onnx(tmp_path, case):
     expected = prepare(case)[-1]
@@ -237,7 +233,8 @@ def test_wrong_arguments_are_refused_at_once(tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
-@onnx_sampler
+@needs_onnx
+@with_tensorflow
 def test_an_onnx_file_that_would_not_run_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "check_onnx_sampler", lambda sampler: None)
     model, _, options, _ = prepare("random")

@@ -1,6 +1,5 @@
 """Folders of diffusers: read, written, run by its own pipelines, refused where they do not fit."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -22,14 +21,12 @@ from keras_ddpm.interop import from_diffusers, to_diffusers
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 NAMES = ("cifar10", "celebahq", "train_unconditional", "odd")
 HERE = Path(__file__).parent
-HAS_DIFFUSERS = all(importlib.util.find_spec(name) for name in ("diffusers", "torch"))
+with_diffusers = pytest.mark.needs("diffusers", "torch")
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """Random models, written by diffusers itself in another process."""
-    if not HAS_DIFFUSERS:
-        pytest.skip("needs diffusers and torch")
     root = tmp_path_factory.mktemp("diffusers")
     script = HERE / "make_diffusers_folders.py"
     subprocess.run([sys.executable, script, root], check=True, env={**os.environ, "PYTHONPATH": ""})
@@ -48,6 +45,7 @@ def answer_of(folder):
 # ---- in ---------------------------------------------------------------------------------------
 
 
+@with_diffusers
 @pytest.mark.parametrize("name", NAMES)
 def test_the_network_says_what_it_said_there(folders, name):
     network, diffusion, _ = from_diffusers(folders / name)
@@ -57,6 +55,7 @@ def test_the_network_says_what_it_said_there(folders, name):
     np.testing.assert_allclose(diffusion.alphas_cumprod, alphas_cumprod, atol=1e-6)
 
 
+@with_diffusers
 def test_the_layout_and_the_names_of_older_folders(folders):
     old, now = (from_diffusers(folders / name) for name in ("old", "cifar10"))
     for found, expected in zip(old.network.get_weights(), now.network.get_weights()):
@@ -65,6 +64,7 @@ def test_the_layout_and_the_names_of_older_folders(folders):
     assert old.diffusion.get_config() == now.diffusion.get_config()
 
 
+@with_diffusers
 def test_the_process_is_what_the_scheduler_says(folders):
     _, diffusion, sampling = from_diffusers(folders / "cifar10")
     assert (diffusion.variance, diffusion.prediction) == ("beta", "noise")
@@ -77,6 +77,7 @@ def test_the_process_is_what_the_scheduler_says(folders):
     assert (diffusion.schedule, diffusion.timesteps) == ("cosine", 500)
 
 
+@with_diffusers
 def test_it_is_a_model_like_any_other(folders, tmp_path):
     network, diffusion, sampling = from_diffusers(folders / "odd", image_size=16)
     model = DiffusionModel(network, diffusion)
@@ -101,6 +102,7 @@ def test_it_is_a_model_like_any_other(folders, tmp_path):
 # ---- there and back ---------------------------------------------------------------------------
 
 
+@with_diffusers
 @pytest.mark.parametrize("name", NAMES)
 def test_there_and_back_nothing_has_changed(folders, tmp_path, name):
     network, diffusion, _ = from_diffusers(folders / name)
@@ -165,12 +167,13 @@ def test_every_network_comes_back(tmp_path, options):
 # ---- out: their pipelines run ours --------------------------------------------------------------
 
 
+@with_diffusers
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="diffusers runs on torch")
 @pytest.mark.parametrize(
     "sampler, eta, steps", [("ddpm", 0.0, 40), ("ddim", 0.0, 10), ("ddim", 0.7, 10)]
 )
 def test_their_pipelines_give_our_images(tmp_path, sampler, eta, steps):
-    diffusers = pytest.importorskip("diffusers")
+    import diffusers
     import torch
 
     size, batch = 16, 2
@@ -216,9 +219,10 @@ def test_their_pipelines_give_our_images(tmp_path, sampler, eta, steps):
     assert ours.std() > 0.1
 
 
+@with_diffusers
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="diffusers runs on torch")
 def test_their_network_takes_our_labels(tmp_path):
-    diffusers = pytest.importorskip("diffusers")
+    import diffusers
     import torch
 
     options = {"norm_groups": 4, "num_classes": 3, "head_dim": 4}

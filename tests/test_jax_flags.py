@@ -10,6 +10,7 @@ import pytest
 jaxlib = pytest.importorskip("jaxlib")
 pytestmark = [
     pytest.mark.once,
+    pytest.mark.needs("jaxlib"),
     pytest.mark.skipif(
         not (0, 8, 2) <= jaxlib.version.__version_info__[:3] < (0, 13), reason="no such flag"
     ),

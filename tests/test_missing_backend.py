@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import pytest
 
@@ -36,7 +35,7 @@ def test_a_missing_backend_is_named(backend):
     assert f"`pip install {backend}`, or let the environment variable KERAS_BACKEND" in error
 
 
-@pytest.mark.skipif(find_spec("jax") is None, reason="Keras on NumPy needs JAX")
+@pytest.mark.needs("jax")  # as Keras on NumPy does
 def test_a_backend_that_cannot_train_is_named():
     error = errors_without("nothing", "numpy")
     assert "ImportError: Keras runs on 'numpy'" in error and "tensorflow, jax, torch" in error

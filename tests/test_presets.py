@@ -62,11 +62,11 @@ def test_half_precision_is_half_as_long_and_close(model, preset, tmp_path):
         assert b.dtype == np.float32
 
 
+@pytest.mark.needs("tensorflow", "jax")
 def test_another_process_and_backend_reads_it(model, preset, tmp_path):
     backend = {"tensorflow": "jax", "jax": "tensorflow", "torch": "tensorflow"}[
         keras.backend.backend()
     ]
-    pytest.importorskip(backend)
     code = (
         "import sys, numpy as np; from keras_ddpm import DiffusionModel\n"
         "images = DiffusionModel.from_preset(sys.argv[1]).generate(2, labels=1, steps=3, seed=0)\n"

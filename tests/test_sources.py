@@ -24,23 +24,28 @@ class Batches(keras.utils.PyDataset):
 
 
 def as_tf_data(*arrays):
-    if BACKEND == "torch":
-        pytest.importorskip("tensorflow")
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else arrays[0]).batch(4)
 
 
 def as_data_loader(*arrays):
-    data = pytest.importorskip("torch.utils.data")
     import torch
+    from torch.utils import data
 
     tensors = [torch.from_numpy(np.array(array)) for array in arrays]
     return data.DataLoader(data.TensorDataset(*tensors), batch_size=4)
 
 
 @pytest.mark.parametrize("num_classes", [None, 3])
-@pytest.mark.parametrize("source", [Batches, as_tf_data, as_data_loader])
+@pytest.mark.parametrize(
+    "source",
+    [
+        Batches,
+        pytest.param(as_tf_data, marks=pytest.mark.needs("tensorflow")),
+        pytest.param(as_data_loader, marks=pytest.mark.needs("torch")),
+    ],
+)
 def test_every_source_trains_as_numpy_does(source, num_classes):
     arrays = (IMAGES,) if num_classes is None else (IMAGES, LABELS)
     model, reference = (make_model(num_classes=num_classes) for _ in range(2))

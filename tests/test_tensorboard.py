@@ -17,6 +17,7 @@ from keras_ddpm.callbacks import SampleImages
 from keras_ddpm.tensorboard import TensorBoard
 
 pytest.importorskip("tensorboard", reason='needs pip install -e ".[tensorboard]"')
+pytestmark = pytest.mark.needs("tensorboard")
 # TensorBoard's own way to read files without TensorFlow, where it is installed.
 sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")
 
