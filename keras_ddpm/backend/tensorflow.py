@@ -242,7 +242,10 @@ def _computed_twice(function):
 
 
 def compile_function(function, variables, jit_compile):
-    """Compiles `function`; TensorFlow finds the variables it reads by itself."""
+    """Compiles `function`; TensorFlow finds the variables it reads by itself.
+
+    Its loops and branches are those of `keras.ops`, so AutoGraph need not look for Python's.
+    """
     # TensorFlow warns when one piece of code is traced often. As a partial, each program counts
     # for itself: it is traced once.
-    return tf.function(functools.partial(function), jit_compile=jit_compile)
+    return tf.function(functools.partial(function), jit_compile=jit_compile, autograph=False)
