@@ -30,9 +30,8 @@ class VarianceScaling(keras.initializers.VarianceScaling):
     def __call__(self, shape, dtype=None):
         """Weights `(..., inputs, outputs)` of a dense layer or a convolution."""
         fan_average = math.prod(shape[:-2]) * (shape[-2] + shape[-1]) / 2
-        limit = math.sqrt(
-            3 / fan_average
-        )  # of a uniform variable with the variance 1 / fan_average
+        # Uniform on [-limit, limit): its variance is limit² / 3, and to be 1 / fan_average.
+        limit = math.sqrt(3 / fan_average)
         draw = np.random.default_rng(self.seed).random(shape, "float32")
         return ops.convert_to_tensor(limit * (2 * draw - 1), dtype)
 
