@@ -1,163 +1,216 @@
-"""How fast, beside Hugging Face diffusers and beside sampling as the keras.io examples do?
+"""Measures the seconds of training and sampling beside Hugging Face diffusers.
 
     python benchmarks/speed.py
     python benchmarks/speed.py training sampling --rounds 7 --backends tensorflow torch
 
-Each case runs in a process of its own, and the processes of one table take turns, a round each, so
-that whatever else the machine does meets them all. A ratio is the median, over rounds, of the
-reference's seconds divided by the case's: above 1 is faster than the reference. Images are random;
-no number depends on what they show.
-
-Groups: training, sampling, input, start, memory, remat. Writes speed.md and speed.json. A case that
-fails is reported as failed, with its last words, and the command then exits with 1.
+Each case runs in a process of its own, and the processes of one table run one round each in turn,
+so that a slow minute of the machine affects all of them. A ratio is the median over rounds of the
+reference's seconds divided by those of the case: above 1 the case is faster. Images are random. The
+command writes speed.md and speed.json. If a case fails, it reports its last line and exits with 1.
 """
 
 import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
-from speed_tables import BACKENDS, GROUPS, NETWORKS, POLICIES, SAMPLERS
+from jsonargparse.typing import PositiveInt
 
-# Several processes share a GPU, and none may take all of it.
+BACKENDS = ("tensorflow", "jax", "torch")
+POLICIES = ("float32", "mixed_bfloat16")
+
+
+def unet(image_size, widths, has_attention, num_res_blocks=2):
+    """The arguments of a `UNet`."""
+    return locals()
+
+
+NETWORKS = {
+    "tiny": unet(16, (8, 16), (False, True), num_res_blocks=1),
+    "small": unet(32, (48, 96, 144), (False, False, True)),  # 5.9 M parameters
+    # 63 M parameters: the network of the keras.io example.
+    "large": unet(64, (64, 128, 256, 512), (False, False, True, True)),
+}
+BATCH_SIZES = {"tiny": 4, "small": 16, "large": 8}
+TRAINING_STEPS = {"tiny": 2, "small": 10, "large": 3}  # of a round
+SAMPLERS = {"ddim": 50, "dpm_solver++": 20, "ddpm": 1000}  # with their steps
+DIFFUSERS = "diffusers, torch"
+PACKAGES = ("keras", *BACKENDS, "diffusers", "numpy")
+# Several processes share a GPU, and none of them may take all of its memory.
 ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
-# Under which Linux may be asked for pages of 2 MB, where it does not give them anyway: glibc 2.35.
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-MOMENTS = {
-    "imported_megabytes": "after imports",
-    "built_megabytes": "before training",
-    "traced_megabytes": "after tracing",
-}
-PACKAGES = ("keras", "tensorflow", "jax", "torch", "diffusers", "numpy")
+
+
+class Case(NamedTuple):
+    """A row of a table: a function of `speed_ours.py` or `speed_diffusers.py`, and its arguments.
+
+    `references` are the names of the cases of the same table that it is compared with.
+    """
+
+    name: str
+    backend: str
+    module: str
+    function: str
+    arguments: dict
+    references: tuple = ()
+
+
+def training_tables(args):
+    for network in args.networks:
+        size = args.batch_size or BATCH_SIZES[network]
+        for policy in args.policies:
+            call = {"network": NETWORKS[network], "policy": policy, "batch_size": size}
+            call["steps"] = TRAINING_STEPS[network]
+            product = {"policy": policy, "size": args.matrix_size}
+            cases = [
+                *(Case(b, b, "speed_ours", "training", call, (DIFFUSERS,)) for b in args.backends),
+                Case(DIFFUSERS, "torch", "speed_diffusers", "training", call),
+                *(
+                    Case(f"{b}: {args.matrix_size}² matrices", b, "speed_ours", "product", product)
+                    for b in args.backends
+                ),
+            ]
+            yield f"Training step, {network} network, batch {size}, {policy}", cases
+
+
+def sampling_tables(args):
+    network = args.networks[0]
+    size = args.batch_size or BATCH_SIZES[network]
+    for sampler in args.samplers:
+        steps = 3 if network == "tiny" else SAMPLERS[sampler]
+        call = {"network": NETWORKS[network], "num_images": size, "steps": steps}
+        named, alone = {**call, "sampler": sampler}, "forward passes alone"
+        cases = [Case(DIFFUSERS, "torch", "speed_diffusers", "sampling", named)]
+        for b in args.backends:
+            passes = Case(f"{b}: {alone}", b, "speed_ours", "forward_passes", call)
+            references = (passes.name, DIFFUSERS)
+            generate = Case(f"{b}: generate", b, "speed_ours", "sampling", named, references)
+            cases += [passes, generate]
+        yield f"Sampling {size} images, {network} network, {sampler}, {steps} steps", cases
+
+
+def remat_tables(args):
+    network = args.networks[-1]
+    size = args.batch_size or BATCH_SIZES[network]
+    call = {"network": NETWORKS[network], "policy": "float32", "batch_size": size, "steps": 1}
+    for b in args.backends:
+        kept = Case(b, b, "speed_ours", "training", call)
+        again = {**call, "network": {**NETWORKS[network], "remat": True}}
+        again = Case(f"{b}, remat=True", b, "speed_ours", "training", again, (b,))
+        yield f"Blocks computed twice, {network} network, {b}", [kept, again]
+
+
+GROUPS = {"training": training_tables, "sampling": sampling_tables, "remat": remat_tables}
 
 
 class Worker:
-    """The process of a case."""
+    """The process of a case: it prints a line of JSON once it is ready, and after each round."""
 
-    def __init__(self, case, environment):
-        self.case, self.seconds, self.facts, self.failure = case, [], {}, None
+    def __init__(self, case):
+        self.seconds, self.facts, self.failure = [], {}, None
         self._errors = tempfile.TemporaryFile("w+")
-        environment = {**os.environ, **environment, "KERAS_BACKEND": case.backend}
-        spec = {k: getattr(case, k) for k in ("module", "function", "options")}
+        script = Path(__file__).with_name("speed_worker.py")
         self._process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("speed_worker.py"), json.dumps(spec)],
+            [sys.executable, script, case.module, case.function, json.dumps(case.arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=environment,
+            env={**os.environ, **ENVIRONMENT, "KERAS_BACKEND": case.backend},
         )
-        self.facts |= self._answer()
+        self.facts |= self._read()
 
     def run_round(self):
         if self.failure is None:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
-            self.seconds += self._answer().values()
+            self.seconds += self._read().values()
 
     def close(self):
         if self.failure is None:
             self._process.stdin.close()
-            self.facts |= self._answer()
+            self.facts |= self._read()
         self._process.wait()
 
-    def _answer(self):
+    def _read(self):
         line = self._process.stdout.readline()
         if line:
             return json.loads(line)
         self._process.wait()
         self._errors.seek(0)
-        words = self._errors.read().strip().splitlines()
-        self.failure = words[-1] if words else f"exit status {self._process.returncode}"
+        output = self._errors.read().strip().splitlines()
+        self.failure = output[-1] if output else f"exit status {self._process.returncode}"
         return {}
 
-    def result(self):
-        """A row for speed.json."""
-        row = {**self.case._asdict(), **self.facts, "rounds": self.seconds}
-        if self.failure is not None:
-            return {**row, "failure": self.failure}
-        if self.seconds:
-            row["seconds"] = statistics.median(self.seconds)
-        return row
 
-
-def measure(table, rounds, environment):
-    """The rows of a table: the cases get ready one after the other, then take turns."""
-    workers = []
+def measure(title, cases, rounds):
+    """The rows of a table. The cases get ready one after the other; then they take turns."""
+    workers = {}
     try:
-        for case in table.cases:
-            print(f"{table.title}: {case.name} gets ready", flush=True)
-            workers.append(Worker(case, environment))
+        for case in cases:
+            print(f"{title}: {case.name} gets ready", flush=True)
+            workers[case.name] = Worker(case)
         for i in range(rounds):
-            print(f"{table.title}: round {i + 1} of {rounds}", flush=True)
-            for worker in workers:
+            print(f"{title}: round {i + 1} of {rounds}", flush=True)
+            for worker in workers.values():
                 worker.run_round()
     finally:
-        for worker in workers:
+        for worker in workers.values():
             worker.close()
-    rows = {worker.case.name: worker.result() for worker in workers}
-    counted = [row for row in rows.values() if "flops" in row]
-    for row in rows.values():
-        # Those who do not count their operations do as many as another with the same options.
-        row |= next(({"flops": r["flops"]} for r in counted if r["options"] == row["options"]), {})
-        row["ratios"] = {
-            name: statistics.median(theirs / ours for theirs, ours in zip(rounds, row["rounds"]))
-            for name in row["references"]
-            if "failure" not in row and "failure" not in rows[name]
-            for rounds in [rows[name]["rounds"]]
-        }
-    return {"title": table.title, "rows": list(rows.values())}
+    # diffusers' network does as many operations as ours: only ours are counted.
+    flops = next((w.facts["flops"] for w in workers.values() if "flops" in w.facts), None)
+    rows = []
+    for case in cases:
+        worker = workers[case.name]
+        row = {"name": case.name, "flops": flops, **worker.facts, "rounds": worker.seconds}
+        others = {name: workers[name] for name in case.references if not workers[name].failure}
+        if worker.failure is None:
+            row["seconds"] = statistics.median(worker.seconds)
+            row["ratios"] = {
+                name: statistics.median(b / a for a, b in zip(worker.seconds, other.seconds))
+                for name, other in others.items()
+            }
+        rows.append({**row, "failure": worker.failure})
+    return {"title": title, "rows": rows}
 
 
 def describe(results):
-    """The tables, as Markdown."""
+    """The tables as Markdown."""
     machine = results["machine"]
-    lines = [
-        f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, "
-        + ", ".join(f"{name} {number}" for name, number in machine["packages"].items()),
-        "",
-        f"`{results['command']}`",
-    ]
+    packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
+    lines = [f"{machine['processor']}, {machine['cores']} cores, {packages}", ""]
+    lines += [f"`{results['command']}`"]
     for table in results["tables"]:
         lines += ["", f"### {table['title']}", ""]
-        lines += [
-            "| | seconds (lowest to highest) | as fast as | GFLOP/s | first | peak memory |",
-            "|---|---|---|---|---|---|",
-        ]
-        for row in table["rows"]:
-            lines.append(f"| {' | '.join(cells(row))} |")
+        lines += ["| | seconds (lowest to highest) | speed | GFLOP/s | first | peak memory |"]
+        lines += ["|---|---|---|---|---|---|"]
+        lines += [f"| {' | '.join(cells(row))} |" for row in table["rows"]]
     return "\n".join(lines) + "\n"
 
 
 def cells(row):
-    if "failure" in row:
+    if row["failure"]:
         return [row["name"], f"failed: {row['failure'][:100]}", "", "", "", ""]
-    rounds = row["rounds"]
-    first = next((f"{row[key]:.1f} s" for key in ("first_step", "first_call") if key in row), "")
-    phases = [f"{row[key]:.1f} {key}" for key in ("building", "tracing", "running") if key in row]
-    host, device = row["peak_megabytes"], row["peak_device_megabytes"]
+    seconds, rounds = row["seconds"], row["rounds"]
+    device = row["peak_device_megabytes"]
     return [
         row["name"],
-        f"{row['seconds']:.3g} ({min(rounds):.3g} to {max(rounds):.3g})" if rounds else "",
+        f"{seconds:.3g} ({min(rounds):.3g} to {max(rounds):.3g})",
         ", ".join(f"{ratio:.2f} × {name}" for name, ratio in row["ratios"].items()),
-        f"{row['flops'] / row['seconds'] / 1e9:,.0f}" if rounds and "flops" in row else "",
-        f"{first} ({', '.join(phases)})" if phases else first,
-        ", ".join(
-            f"{peak:,.0f} MB{where}"
-            for peak, where in ((host, ""), (device, " on the GPU"))
-            if peak is not None
-        )
-        + "".join(f", {row[key]:,.0f} {moment}" for key, moment in MOMENTS.items() if row.get(key)),
+        f"{row['flops'] / seconds / 1e9:,.0f}" if row["flops"] else "",
+        f"{row['first']:.1f} s" if "first" in row else "",
+        f"{row['peak_megabytes']:,.0f} MB" + (f", {device:,.0f} MB on the GPU" if device else ""),
     ]
 
 
@@ -168,22 +221,10 @@ def describe_machine():
             packages[name] = version(name)
         except PackageNotFoundError:
             packages[name] = "missing"
-    return {
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "python": platform.python_version(),
-        "packages": packages,
-    }
-
-
-def processor():
-    """Its name, where the system tells."""
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    names = re.findall(r"model name\s*: (.*)", path.read_text()) if path.exists() else []
+    processor = [*names, platform.processor(), platform.machine()][0]
+    return {"processor": processor, "cores": os.cpu_count(), "packages": packages}
 
 
 def parse_args():
@@ -195,42 +236,30 @@ def parse_args():
     add("--networks", nargs="+", choices=[*NETWORKS], default=["small", "large"])
     add("--policies", nargs="+", choices=POLICIES, default=[*POLICIES])
     add("--backends", nargs="+", choices=BACKENDS, default=[*BACKENDS])
-    add("--samplers", nargs="+", choices=[*SAMPLERS], default=[*SAMPLERS])
-    add("--batch_size", type=int, help="of training and sampling (default: the network's)")
-    add("--matrix_size", type=int, default=2048, help="of the product (default: %(default)s)")
-    add("--rounds", type=int, default=5, help="of each case (default: %(default)s)")
-    add("--huge_pages", action="store_true", help="of memory, by glibc on Linux")
-    add("--photographs", help="a folder, for the group input (default: makes some up)")
-    add("--output", default="runs/speed", help="folder (default: %(default)s)")
+    add("--samplers", nargs="+", choices=[*SAMPLERS], default=["ddim", "dpm_solver++"])
+    add("--batch_size", type=PositiveInt, help="of training and sampling (default: the network's)")
+    add("--matrix_size", type=PositiveInt, default=2048, help="(default: %(default)s)")
+    add("--rounds", type=PositiveInt, default=5, help="of each case (default: %(default)s)")
+    add("--output", type=Path, default=Path("runs/speed"), help="folder (default: %(default)s)")
     args = parser.parse_args()
     if unknown := [name for name in args.groups if name not in GROUPS]:
         parser.error(f"GROUP must be one of {', '.join(GROUPS)}, got {unknown[0]!r}")
-    for name in ("batch_size", "matrix_size", "rounds"):
-        number = getattr(args, name)
-        if number is not None and number < 1:
-            parser.error(f"--{name} must be at least 1, got {number}")
-    if args.photographs and not Path(args.photographs).is_dir():
-        parser.error(f"--photographs must be a folder, got {args.photographs!r}")
     args.groups = args.groups or [*GROUPS]
     return args
 
 
 def main():
     args = parse_args()
-    output = Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
+    args.output.mkdir(parents=True, exist_ok=True)
     command = f"python benchmarks/speed.py {' '.join(sys.argv[1:])}".strip()
     results = {"command": command, "machine": describe_machine(), "tables": []}
-    environment = {**ENVIRONMENT, **(HUGE_PAGES if args.huge_pages else {})}
-    with tempfile.TemporaryDirectory() as args.scratch:
-        for group in args.groups:
-            for table in GROUPS[group](args):
-                rounds = 1 if group == "memory" else args.rounds
-                results["tables"].append(measure(table, rounds, environment))
-                (output / "speed.json").write_text(json.dumps(results, indent=1) + "\n")
-                (output / "speed.md").write_text(describe(results))
-    print((output / "speed.md").read_text())
-    if any("failure" in row for table in results["tables"] for row in table["rows"]):
+    for group in args.groups:
+        for title, cases in GROUPS[group](args):
+            results["tables"].append(measure(title, cases, args.rounds))
+            (args.output / "speed.json").write_text(json.dumps(results, indent=1) + "\n")
+            (args.output / "speed.md").write_text(describe(results))
+    print(describe(results))
+    if any(row["failure"] for table in results["tables"] for row in table["rows"]):
         sys.exit(1)
 
 

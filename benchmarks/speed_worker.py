@@ -1,55 +1,36 @@
-"""One case of speed.py in a process of its own: gets ready, then runs a round whenever it is told.
+"""Runs one case of speed.py in a process of its own: `speed_worker.py MODULE FUNCTION ARGUMENTS`.
 
-Told by a line on standard input. It answers with a line of JSON: first facts about the case, then
-what a round measured, and when there are no more lines its peak memory. What libraries print goes
-to standard error.
+The function is a generator: of facts about the case first, then of the seconds of a round. Each
+line on standard input asks for the next; each answer is a line of JSON. After the last round the
+worker reports its peak memory. What libraries print goes to standard error.
 """
 
 import importlib
 import json
 import os
+import resource
 import sys
-from pathlib import Path
 
 
 def main():
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    case = json.loads(sys.argv[1])
+    module, function, arguments = sys.argv[1:]
     for other in {"tensorflow", "jax", "torch"} - {os.environ["KERAS_BACKEND"]}:
-        # Keras imports them wherever they are installed, which takes half a gigabyte that users of
-        # one backend need not spend.
+        # Keras imports every installed backend, which takes half a gigabyte that users of one
+        # backend do not need.
         sys.modules[other] = None
-    rounds = getattr(importlib.import_module(case["module"]), case["function"])(**case["options"])
+    rounds = getattr(importlib.import_module(module), function)(**json.loads(arguments))
     print(json.dumps(next(rounds)), file=answers)
     for _ in sys.stdin:
         print(json.dumps({"seconds": next(rounds)}), file=answers)
-    peaks = {"peak_megabytes": peak_megabytes(), "peak_device_megabytes": peak_device_megabytes()}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # Linux counts in kB
+    peaks = {"peak_megabytes": peak, "peak_device_megabytes": peak_device_megabytes()}
     print(json.dumps(peaks), file=answers)
 
 
-def peak_megabytes():
-    """The most memory that this process ever held, as far as the system tells."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def megabytes():
-    """The memory that this process holds now; None where the system is not Linux."""
-    path = Path("/proc/self/statm")
-    return (
-        int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-        if path.exists()
-        else None
-    )
-
-
 def peak_device_megabytes():
-    """The most memory that arrays on a GPU ever took; None without one."""
+    """The most memory that arrays on a GPU took; None without a GPU."""
     torch, jax = (sys.modules.get(name) for name in ("torch", "jax"))
     if torch and torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 1e6

@@ -1,189 +1,121 @@
-"""Diffusion one can see: points in the plane instead of images, in about a minute on a CPU.
+"""Diffusion of points in the plane instead of images, in about a minute on a CPU.
 
-    python examples/spiral.py --data spiral --output runs/spiral
+    python examples/spiral.py --output runs/spiral
 
-Trains a small network on labelled points, and compares it with the optimal denoiser of the same
-points, which needs no training: it knows them by heart, and gives back nothing else. Writes
+Trains a small network on two arms of a spiral, and compares it with the optimal denoiser of the
+same points, which needs no training and returns only these points. Writes
 
-- forward.gif: noise takes the data apart;
-- reverse.gif: both denoisers put them together again, from the same noise;
-- samples.png: the data, and what came of each;
-- guidance.png: the network pushed harder and harder towards each label;
+- forward.gif: noise is added to the points;
+- reverse.gif: both denoisers go back to points, from the same noise;
+- samples.png: the data, and the results of both;
+- guidance.png: the network at several guidance scales;
 - model.keras, for `keras.saving.load_model`.
-
-The environment variable KERAS_BACKEND chooses between tensorflow, jax and torch.
 """
 
-import argparse
 import math
-import sys
-import time
 
-DATA = ("spiral", "moons", "mixture")
-FEWEST_POINTS = 100  # so that each class has some
+import keras
+import numpy as np
+from keras import ops
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from keras_ddpm import MLP, DiffusionModel, FusedAdam, GaussianDiffusion, OptimalDenoiser
+from keras_ddpm.cli import make_parser, tune_xla, user_errors
+from keras_ddpm.files import make_writable
+from keras_ddpm.plotting import save_gif, save_image
+from keras_ddpm.samplers import DDIM, sample
+from keras_ddpm.validation import check_int
+
+NUM_POINTS, NUM_SAMPLES = 8000, 1500
 BATCH_SIZE, LEARNING_RATE = 256, 2e-3
-NUM_SAMPLES = 1500
-# Equal steps of the logarithm of signal to noise: enough of them where lines become thin.
-STEPS, SPACING = 50, "logsnr"
-FRAMES = 40
-FRAME_MS, LAST_FRAME_MS = 80, 3000
+# Even steps of the logarithm of signal to noise: enough of them where lines become thin.
+SAMPLER = DDIM(steps=50, spacing="logsnr")
+FRAMES, DURATIONS = 40, [80] * 40 + [3000]  # of an animation, and milliseconds of each
 GUIDANCE_SCALES = (1.0, 2.0, 4.0)
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", default="spiral", help=f"one of {', '.join(DATA)}")
-    parser.add_argument("--num_points", type=int, default=8000, help="to train on (default: 8000)")
-    parser.add_argument("--epochs", type=int, default=200, help="over them (default: 200)")
-    parser.add_argument("--output", default="runs/spiral", help="folder (default: runs/spiral)")
-    parser.add_argument(
-        "--guidance_scale",
-        type=float,
-        default=1.0,
-        help="of the network in reverse.gif and samples.png (default: 1, which follows the data)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
-    return parser.parse_args()
+def draw_spiral(num_points, seed):
+    """Points float32 `(num_points, 2)` along two arms, evenly by length, and their arms."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(2, size=num_points)
+    # A turn grows longer in proportion to its radius, so the squares of radii are uniform.
+    radius = np.sqrt(rng.uniform(0.25**2, 1.5**2, num_points))
+    angle = 2 * np.pi * (radius + labels / 2)
+    points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    noise = 0.03 * rng.standard_normal(points.shape)
+    return (points + noise).astype("float32"), labels.astype("int32")
+
+
+def draw_panels(panels, labels):
+    """A picture, uint8, of sets of points side by side: a dict from titles to points."""
+    figure = Figure(figsize=(3.2 * len(panels), 3.2), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (title, points) in zip(axes, panels.items()):
+        colours = np.array(["C0", "C1"])[labels]
+        # Without snap: markers moved to whole pixels make thin lines thicker.
+        ax.scatter(*points.T, s=3, c=colours, linewidths=0, snap=False)
+        ax.set_title(title, fontsize=10)
+        ax.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal", xticks=[], yticks=[])
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def main():
-    args = parse_args()
-    try:
-        output = check(args)
-        run(args, output)
-    except (OSError, TypeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def check(args):
-    """Refuses wrong arguments before any work. Returns the folder to write to."""
-    from keras_ddpm.files import make_writable
-    from keras_ddpm.validation import check_choice, check_positive_int
-
-    check_choice("--data", args.data, DATA)
-    check_positive_int("--num_points", args.num_points, FEWEST_POINTS)
-    check_positive_int("--epochs", args.epochs)
-    check_positive_int("--seed", args.seed, minimum=0)
-    if not 0 <= args.guidance_scale < math.inf:
-        raise ValueError(f"--guidance_scale must be at least 0, got {args.guidance_scale}.")
-    return make_writable(args.output)
-
-
-def draw(name, num_points, seed):
-    """Labelled points by the name of their data set."""
-    from keras_ddpm.data import draw_mixture, draw_moons, draw_spiral
-
-    if name == "spiral":
-        return draw_spiral(num_points, seed=seed, arms=2)
-    return {"moons": draw_moons, "mixture": draw_mixture}[name](num_points, seed=seed)
-
-
-def run(args, output):
-    import keras
-    import numpy as np
-
-    from keras_ddpm import GaussianDiffusion, OptimalDenoiser, sample
-    from keras_ddpm.plotting import save_gif, save_image
-    from keras_ddpm.scatter import draw_scatter
+    tune_xla()
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--epochs", type=int, default=200, help="over 8000 points (default: %(default)s)")
+    add("--output", default="runs/spiral", help="folder (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of everything (default: %(default)s)")
+    args = parser.parse_args()
+    with user_errors():
+        check_int("epochs", args.epochs)
+        check_int("seed", args.seed, minimum=0)
+        output = make_writable(args.output)
 
     keras.utils.set_random_seed(args.seed)
-    points, labels = draw(args.data, args.num_points, args.seed)
+    points, labels = draw_spiral(NUM_POINTS, args.seed)
     # Of the three predictions, velocity drew the cleanest lines.
     diffusion = GaussianDiffusion(prediction="velocity")
-    model = train(points, labels, diffusion, args.epochs)
+    model = DiffusionModel(MLP(num_classes=2), diffusion)
+    updates = args.epochs * math.ceil(len(points) / BATCH_SIZE)
+    model.compile(FusedAdam(keras.optimizers.schedules.CosineDecay(LEARNING_RATE, updates)))
+    model.fit(points, labels, batch_size=BATCH_SIZE, epochs=args.epochs, verbose=2)
     model.save(output / "model.keras")
 
-    # Fresh points of the same kind: what samples are measured against, and whose labels they get.
-    fresh, classes = draw(args.data, NUM_SAMPLES, args.seed + 1)
+    fresh, arms = draw_spiral(NUM_SAMPLES, args.seed + 1)
     noise = np.random.default_rng(args.seed).standard_normal(fresh.shape).astype("float32")
-
-    def generate(scale, **kwargs):
-        return model.generate(
-            labels=classes,
-            guidance_scale=scale,
-            steps=STEPS,
-            spacing=SPACING,
-            noise=noise,
-            batch_size=NUM_SAMPLES,
-            **kwargs,
-        )
-
-    by_network, network_path = generate(args.guidance_scale, return_trajectory=FRAMES)
+    options = {"sampler": SAMPLER, "noise": noise, "batch_size": NUM_SAMPLES}
+    by_network, network_path = model.generate(labels=arms, return_trajectory=FRAMES, **options)
     denoiser = OptimalDenoiser(points, diffusion, labels)
-    by_optimum, optimal_path = sample(
-        lambda x_t, t: denoiser(x_t, t, classes),
-        diffusion,
-        noise,
-        steps=STEPS,
-        spacing=SPACING,
-        return_trajectory=FRAMES,
-    )
-    others, _ = draw(args.data, NUM_SAMPLES, args.seed + 2)
-    report(fresh, {"network": by_network, "optimal denoiser": by_optimum, "other data": others})
 
-    def write_gif(name, frames):
-        frames = [draw_scatter(panels) for panels in frames]
-        save_gif(output / name, frames, [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS])
+    def denoise(x_t, t):
+        return denoiser(x_t, t, arms)
 
-    write_gif("forward.gif", forward_frames(diffusion, fresh, classes, noise))
-    write_gif("reverse.gif", reverse_frames(network_path, optimal_path, classes))
-    samples = {"data": fresh, "network": by_network, "optimal denoiser": by_optimum}
-    guided = {f"guidance scale {scale:g}": generate(scale) for scale in GUIDANCE_SCALES}
-    for name, panels in (("samples.png", samples), ("guidance.png", guided)):
-        panels = {title: (points, classes) for title, points in panels.items()}
-        save_image(output / name, draw_scatter(panels))
-    names = ("forward.gif", "reverse.gif", "samples.png", "guidance.png", "model.keras")
-    print(*(output / name for name in names), sep="\n")
+    _, optimal_path = sample(denoise, diffusion, noise, SAMPLER, return_trajectory=FRAMES)
+    panels = {"data": fresh, "network": by_network, "optimal denoiser": optimal_path.x_t[-1]}
+    save_image(output / "samples.png", draw_panels(panels, arms))
+    guided = {
+        f"guidance scale {scale:g}": model.generate(labels=arms, guidance_scale=scale, **options)
+        for scale in GUIDANCE_SCALES
+    }
+    save_image(output / "guidance.png", draw_panels(guided, arms))
 
-
-def train(points, labels, diffusion, epochs):
-    """A `DiffusionModel` of the points, with a learning rate that falls to zero."""
-    import keras
-
-    from keras_ddpm import DiffusionModel, build_mlp
-
-    model = DiffusionModel(build_mlp(num_classes=int(labels.max()) + 1), diffusion)
-    updates = epochs * math.ceil(len(points) / BATCH_SIZE)
-    decay = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, updates)
-    model.compile(optimizer=keras.optimizers.Adam(decay))
-    start = time.perf_counter()
-    model.fit(points, labels, batch_size=BATCH_SIZE, epochs=epochs, verbose=2)
-    print(f"trained in {time.perf_counter() - start:.0f} s, {updates} updates")
-    return model
-
-
-def report(fresh, found):
-    """Prints how far each set of points is from fresh data; "other data" is the unavoidable."""
-    from keras_ddpm.metrics import sliced_wasserstein
-
-    print("sliced Wasserstein distance to fresh data:")
-    for name, points in found.items():
-        print(f"  {name:18}{sliced_wasserstein(points, fresh):.4f}")
-
-
-def forward_frames(diffusion, points, labels, noise):
-    """x_t as t grows, each point on its way towards its own noise."""
-    import numpy as np
-    from keras import ops
-
-    yield {"data": (points, labels)}
+    forward = [draw_panels({"data": fresh}, arms)]
     for t in np.linspace(0, diffusion.timesteps - 1, FRAMES).astype("int32"):
-        x_t = diffusion.q_sample(points, np.full(len(points), t), noise)
-        signal = diffusion.alphas_cumprod[t]
-        yield {f"t = {t}, signal {signal:.1%}": (ops.convert_to_numpy(x_t), labels)}
-
-
-def reverse_frames(network_path, optimal_path, labels):
-    """x_t of both, as t falls to the finished samples."""
-    for t, network, optimal in zip(network_path.timesteps, network_path.x_t, optimal_path.x_t):
-        when = "done" if t < 0 else f"t = {t}"
-        yield {
-            f"network, {when}": (network, labels),
-            f"optimal denoiser, {when}": (optimal, labels),
-        }
+        x_t = diffusion.q_sample(fresh, np.full(NUM_SAMPLES, t), noise)
+        title = f"t = {t}, signal {diffusion.alphas_cumprod[t]:.1%}"
+        forward.append(draw_panels({title: ops.convert_to_numpy(x_t)}, arms))
+    save_gif(output / "forward.gif", forward, DURATIONS)
+    reverse = [
+        draw_panels({f"network, t = {t}": one, f"optimal denoiser, t = {t}": other}, arms)
+        for t, one, other in zip(network_path.timesteps, network_path.x_t, optimal_path.x_t)
+    ]
+    save_gif(output / "reverse.gif", reverse, DURATIONS)
+    for name in ("forward.gif", "reverse.gif", "samples.png", "guidance.png", "model.keras"):
+        print(output / name)
 
 
 if __name__ == "__main__":

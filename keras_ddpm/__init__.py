@@ -1,39 +1,68 @@
-"""Denoising diffusion probabilistic models for Keras 3, on TensorFlow, JAX and PyTorch."""
+"""Denoising diffusion probabilistic models for Keras 3, on TensorFlow, JAX and PyTorch.
+
+A wrong argument is a TypeError or ValueError that names the argument and its value.
+"""
 
 try:
-    import keras  # noqa: F401
+    import keras as _keras  # noqa: F401
 except ModuleNotFoundError as error:
     if error.name not in ("tensorflow", "jax", "torch"):
         raise
     raise ModuleNotFoundError(
-        f"Keras needs {error.name}, which is not installed. Either `pip install "
-        f"{error.name}`, or let the environment variable KERAS_BACKEND name one that is: "
-        "tensorflow, jax or torch.",
+        f"Keras needs {error.name}, which is not installed. Either `pip install {error.name}`, or "
+        "set the environment variable KERAS_BACKEND to tensorflow, jax or torch, whichever is.",
         name=error.name,
     ) from None
 
 from keras_ddpm.callbacks import SampleImages
+from keras_ddpm.callbacks.checkpoint import Checkpoint
+from keras_ddpm.data import ImageDataset, load_images
 from keras_ddpm.diffusion import GaussianDiffusion
-from keras_ddpm.editing import image_to_image, inpaint, invert
-from keras_ddpm.interpolation import interpolate, mix_linear, mix_spherical
-from keras_ddpm.mlp import build_mlp
-from keras_ddpm.model import DiffusionModel
+from keras_ddpm.editing import image_to_image, inpaint, interpolate, invert, lerp, slerp
+from keras_ddpm.mlp import MLP
+from keras_ddpm.model import DiffusionModel, load_diffusion_model
 from keras_ddpm.optimal import OptimalDenoiser
-from keras_ddpm.samplers import sample
-from keras_ddpm.unet import build_unet
+from keras_ddpm.optimizers import FusedAdam
+from keras_ddpm.plotting import filmstrip, image_grid, save_gif, save_image
+from keras_ddpm.presets import list_presets
+from keras_ddpm.samplers import DDIM, DDPM, DPMSolverPlusPlus, Heun, sample
+from keras_ddpm.unet import UNet
 
 __all__ = [
+    # Models.
     "DiffusionModel",
     "GaussianDiffusion",
-    "OptimalDenoiser",
+    "MLP",
+    "UNet",
+    "list_presets",
+    "load_diffusion_model",
+    # Training.
+    "Checkpoint",
+    "FusedAdam",
+    "ImageDataset",
     "SampleImages",
-    "build_mlp",
-    "build_unet",
+    "load_images",
+    # Sampling.
+    "DDIM",
+    "DDPM",
+    "DPMSolverPlusPlus",
+    "Heun",
+    "OptimalDenoiser",
+    "sample",
+    # Edits.
     "image_to_image",
     "inpaint",
     "interpolate",
     "invert",
-    "mix_linear",
-    "mix_spherical",
-    "sample",
+    "lerp",
+    "slerp",
+    # Pictures.
+    "filmstrip",
+    "image_grid",
+    "save_gif",
+    "save_image",
 ]
+
+
+def __dir__():
+    return __all__

@@ -1,39 +1,33 @@
-"""Keeping a predicted image in the range of images."""
-
-import numbers
+"""Clipping of the predicted image."""
 
 import numpy as np
 from keras import ops
 
+from keras_ddpm.validation import check_number
+
 
 def check_clip_denoised(value):
     """Returns `value` if it is a bool, or a percentile in (0, 1)."""
-    if isinstance(value, np.bool_):
-        value = bool(value)
-    if not isinstance(value, bool):
-        if not isinstance(value, numbers.Real) or not 0 < value < 1:
-            raise ValueError(
-                f"clip_denoised={value!r} must be True, False, or a percentile between 0 and 1 "
-                "for dynamic thresholding, such as 0.995."
-            )
-    return value
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    try:
+        return check_number("clip_denoised", value, "(0, 1)")
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"clip_denoised={value!r} must be True, False, or a percentile in (0, 1) for dynamic "
+            "thresholding, such as 0.995."
+        ) from None
 
 
 def clip_start(x_start, clip_denoised):
-    """x̂₀ within [-1, 1].
+    """x̂₀, a float32 tensor `(batch, ...)`, clipped to [-1, 1].
 
-    Args:
-        x_start: float32 tensor `(batch, ...)`.
-        clip_denoised: False leaves x̂₀ as it is; True clips it. A float p in (0, 1) is dynamic
-            thresholding (Saharia et al. 2022, section 2.3): an image whose p-th percentile s of
-            |x̂₀| exceeds 1 is clipped to [-s, s] and divided by s. Strong guidance then keeps its
-            contrasts instead of saturating.
+    True clips x̂₀, False leaves it as it is. A float p in (0, 1) is dynamic thresholding (Saharia et
+    al. 2022, section 2.3): an image whose p-th percentile s of |x̂₀| exceeds 1 is clipped to [-s, s]
+    and divided by s. With strong guidance this keeps contrasts that clipping would saturate.
 
-    Returns:
-        float32 tensor like `x_start`.
-
-    Raises:
-        ValueError: for any other `clip_denoised`.
+    >>> np.asarray(clip_start(ops.array([[0.5, 1.5]]), True))
+    array([[0.5, 1. ]], dtype=float32)
     """
     clip_denoised = check_clip_denoised(clip_denoised)
     if clip_denoised is False:

@@ -1,8 +1,11 @@
-"""The diffusion process itself: what noise does to data, and how a step undoes it.
+"""The diffusion process: how noise is added to data, and how one step of it is undone.
 
-Nothing here knows a network or a training loop. Equation numbers are those of
-Ho et al. (2020), "Denoising Diffusion Probabilistic Models", unless another paper is named.
+Equation numbers are those of Ho et al. (2020), "Denoising Diffusion Probabilistic Models", unless
+another paper is named. Nothing in this file depends on a network or on training.
 """
+
+from collections.abc import Sequence
+from typing import Literal
 
 import keras
 import numpy as np
@@ -15,9 +18,9 @@ from keras_ddpm.schedules import (
     cosine_betas,
     linear_betas,
     warn_if_signal_remains,
-    without_terminal_signal,
+    zero_terminal_snr_betas,
 )
-from keras_ddpm.validation import check_choice, check_positive_int
+from keras_ddpm.validation import check_bool, check_choice, check_int, check_number
 
 PREDICTIONS = ("noise", "start", "velocity")
 VARIANCES = ("posterior", "beta")
@@ -25,164 +28,132 @@ VARIANCES = ("posterior", "beta")
 
 @keras.saving.register_keras_serializable("keras_ddpm")
 class GaussianDiffusion:
-    """A forward process that turns data into noise, and the algebra of its reverse.
+    """The forward process from data to noise, and the formulas of its reverse.
 
-    Data may have any rank: images `(batch, height, width, channels)`, points `(batch, 2)`.
-    Timesteps are int32 vectors `(batch,)` and 0-based: `t = 0` is one step of noise.
-    Tables are float64 NumPy arrays of shape `(timesteps,)`; tensors computed from them are
-    float32 whatever the dtype policy, because bfloat16 cannot tell ᾱ_998 from ᾱ_999.
+    In all methods `x_start`, `x_t`, `noise` and `output` are float tensors of one shape
+    `(batch, ...)`: images `(batch, height, width, channels)`, or points `(batch, 2)`. `t` is int32
+    `(batch,)` in [0, timesteps); `t = 0` is one step of noise. Results are float32 under any dtype
+    policy, because bfloat16 cannot tell ᾱ_998 from ᾱ_999: like `x_t`, or `(batch, 1, ...)` where
+    all entries of a sample are equal. Tables are float64 NumPy arrays `(timesteps,)`.
 
     Args:
-        timesteps: int >= 1, the number of steps T. Not needed with `betas`.
-        schedule: `"linear"` (Ho et al.) or `"cosine"` (Nichol & Dhariwal).
+        timesteps: int >= 1, the number of steps T.
+        schedule: how the noise grows: `"linear"` (Ho et al.) or `"cosine"` (Nichol & Dhariwal).
         beta_start: float, first beta of the linear schedule.
         beta_end: float, last beta of the linear schedule.
-        betas: optional sequence of floats in (0, 1), which replaces the schedule. The last
-            one may be 1 (no signal left at all), unless the network predicts noise.
-        prediction: what the network outputs: `"noise"` (ϵ, Ho et al.), `"start"` (x₀) or
-            `"velocity"` (v, Salimans & Ho 2022).
-        zero_terminal_snr: bool, whether the schedule is rescaled so that x_T holds no signal at
-            all (Lin et al. 2024). Sampling then starts where training ended, and very dark or
-            very bright images are within reach. The network must not predict noise.
-        variance: variance of a reverse step: `"posterior"` (β̃) or `"beta"` (β); section 3.2.
-
-    Raises:
-        ValueError: for a value outside what is described above.
-
-    Example:
+        betas: optional floats in (0, 1) that replace timesteps and schedule. The last one may be 1
+            (no signal left), unless the network predicts noise.
+        prediction: what the network predicts: `"noise"` (ϵ, Ho et al.; diffusers: `epsilon`),
+            `"start"` (x₀; diffusers: `sample`) or `"velocity"` (v, Salimans & Ho 2022; diffusers:
+            `v_prediction`).
+        variance: variance of a reverse step, section 3.2: `"posterior"` (β̃; diffusers:
+            `fixed_small`) or `"beta"` (β; diffusers: `fixed_large`).
+        zero_terminal_snr: bool, whether to rescale the schedule so that x_T holds no signal (Lin et
+            al. 2024; diffusers: `rescale_betas_zero_snr`). Not with `prediction="noise"`.
 
     ```python
     diffusion = GaussianDiffusion(timesteps=1000, schedule="linear")
+    images = keras.random.uniform((8, 32, 32, 3), -1, 1)
     t = keras.random.randint((8,), 0, diffusion.timesteps, dtype="int32")
-    noise = keras.random.normal(images.shape)
-    x_t = diffusion.q_sample(images, t, noise)
+    x_t = diffusion.q_sample(images, t, noise=keras.random.normal(images.shape))
     ```
     """
 
     def __init__(
         self,
-        timesteps=None,
-        schedule="linear",
-        beta_start=1e-4,
-        beta_end=0.02,
-        betas=None,
-        prediction="noise",
-        variance="posterior",
-        zero_terminal_snr=False,
+        timesteps: int = 1000,
+        schedule: Literal["linear", "cosine"] = "linear",
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        betas: Sequence[float] | None = None,
+        prediction: Literal["noise", "start", "velocity"] = "noise",
+        variance: Literal["posterior", "beta"] = "posterior",
+        zero_terminal_snr: bool = False,
     ):
+        check_int("timesteps", timesteps)
+        self.schedule = check_choice("schedule", schedule, SCHEDULES)
+        self.beta_start = check_number("beta_start", beta_start, "(0, 1)")
+        self.beta_end = check_number("beta_end", beta_end, "(0, 1)")
         self.prediction = check_choice("prediction", prediction, PREDICTIONS)
         self.variance = check_choice("variance", variance, VARIANCES)
-        self.schedule = check_choice("schedule", schedule, SCHEDULES)
-        self.beta_start, self.beta_end = beta_start, beta_end
-        self._custom_betas = betas is not None
-        if self._custom_betas:
-            betas = np.array(betas, dtype="float64")
-            if timesteps not in (None, betas.size):
-                raise ValueError(
-                    f"timesteps={timesteps} disagrees with the {betas.size} betas given. "
-                    "Leave `timesteps` out: it is the number of betas."
-                )
+        self.zero_terminal_snr = check_bool("zero_terminal_snr", zero_terminal_snr)
+        self.has_own_betas = betas is not None
+        if self.has_own_betas:
+            betas = check_betas(betas)
+        elif schedule == "linear":
+            betas = linear_betas(timesteps, beta_start, beta_end)
         else:
-            timesteps = check_positive_int("timesteps", 1000 if timesteps is None else timesteps)
-            betas = (
-                linear_betas(timesteps, beta_start, beta_end)
-                if schedule == "linear"
-                else cosine_betas(timesteps)
-            )
-        check_betas(betas)
-        self.zero_terminal_snr = zero_terminal_snr
+            betas = cosine_betas(timesteps)
         if zero_terminal_snr:
-            betas = without_terminal_signal(betas)
+            betas = zero_terminal_snr_betas(betas)
         if betas[-1] == 1 and prediction == "noise":
             raise ValueError(
-                f"prediction='noise' does not go with betas[-1] = 1 (zero_terminal_snr="
-                f"{zero_terminal_snr}): without signal in x_T, x0 cannot be computed from a "
-                "predicted noise. Use prediction='velocity' or prediction='start'."
+                "prediction='noise' is not possible with zero_terminal_snr=True or betas[-1]=1: "
+                "without signal in x_T, x₀ cannot be computed from a predicted noise. Use "
+                "prediction='velocity' or prediction='start'."
             )
         self.betas = betas
         self.timesteps = len(betas)
+        self._compute_tables()
+        warn_if_signal_remains(self.alphas_cumprod)
 
-        alphas = 1.0 - betas  # α_t = 1 − β_t
+    def _compute_tables(self):
+        alphas = 1.0 - self.betas  # α_t = 1 − β_t
         self.alphas_cumprod = np.cumprod(alphas)  # ᾱ_t = ∏ α_s
         self.alphas_cumprod_prev = np.append(1.0, self.alphas_cumprod[:-1])  # ᾱ_{t−1}, ᾱ_{−1} = 1
-        self.sqrt_alphas_cumprod = np.sqrt(self.alphas_cumprod)  # the signal's rate
-        self.sqrt_one_minus_alphas_cumprod = np.sqrt(1 - self.alphas_cumprod)  # the noise's rate
-        with np.errstate(divide="ignore"):  # β_T = 1 leaves ᾱ_T = 0
+        self.sqrt_alphas_cumprod = np.sqrt(self.alphas_cumprod)
+        self.sqrt_one_minus_alphas_cumprod = np.sqrt(1 - self.alphas_cumprod)
+        with np.errstate(divide="ignore"):  # β_T = 1 makes ᾱ_T = 0
             self.sqrt_recip_alphas_cumprod = np.sqrt(1 / self.alphas_cumprod)
             self.sqrt_recipm1_alphas_cumprod = np.sqrt(1 / self.alphas_cumprod - 1)
         self.log_one_minus_alphas_cumprod = np.log(1 - self.alphas_cumprod)
 
         # The posterior q(x_{t−1} | x_t, x₀) is Gaussian: eq. 6 and 7.
-        left_over = 1 - self.alphas_cumprod_prev
-        self.posterior_variance = betas * left_over / (1 - self.alphas_cumprod)  # β̃_t
+        noise_prev = 1 - self.alphas_cumprod_prev
+        self.posterior_variance = self.betas * noise_prev / (1 - self.alphas_cumprod)  # β̃_t
         self.posterior_mean_coef1 = (
-            betas * np.sqrt(self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+            self.betas * np.sqrt(self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
         )
-        self.posterior_mean_coef2 = left_over * np.sqrt(alphas) / (1 - self.alphas_cumprod)
-        # β̃_0 = 0 has no logarithm: the authors' code repeats the second entry, and so do we.
-        floor = self.posterior_variance[1] if self.timesteps > 1 else betas[0]
-        self.posterior_log_variance_clipped = np.log(np.append(floor, self.posterior_variance[1:]))
-        # The network's own step has variance β̃ or β (section 3.2), same first entry for both.
+        self.posterior_mean_coef2 = noise_prev * np.sqrt(alphas) / (1 - self.alphas_cumprod)
+        # β̃_0 = 0 has no logarithm. Like the authors' code, this takes β̃_1 in its place.
+        first = self.posterior_variance[1] if self.timesteps > 1 else self.betas[0]
+        self.posterior_log_variance_clipped = np.log(np.append(first, self.posterior_variance[1:]))
+        # The model's own step has variance β̃ or β (section 3.2), with the same first entry.
         self.model_variance = (
-            self.posterior_variance if variance == "posterior" else np.append(floor, betas[1:])
+            self.posterior_variance
+            if self.variance == "posterior"
+            else np.append(first, self.betas[1:])
         )
-        self.model_log_variance = np.log(np.append(floor, self.model_variance[1:]))
+        self.model_log_variance = np.log(np.append(first, self.model_variance[1:]))
 
-        warn_if_signal_remains(self.alphas_cumprod)
-
-    # ---- forward: q ---------------------------------------------------------------------
+    # ---- the forward process q -------------------------------------------------------------
 
     def q_mean_variance(self, x_start, t):
-        """Mean, variance and log-variance of q(x_t | x₀), eq. 4.
-
-        Args:
-            x_start: float tensor `(batch, ...)`, clean data x₀.
-            t: int32 tensor `(batch,)` in [0, timesteps).
-
-        Returns:
-            Three float32 tensors: the mean like `x_start`, variance and log-variance
-            `(batch, 1, ...)`.
-        """
+        """Mean, variance and log-variance of q(x_t | x₀), eq. 4."""
         x_start = ops.cast(x_start, "float32")
         mean = self._at("sqrt_alphas_cumprod", t, x_start) * x_start  # √ᾱ_t x₀
         variance = self._at("sqrt_one_minus_alphas_cumprod", t, x_start) ** 2  # 1 − ᾱ_t
         return mean, variance, self._at("log_one_minus_alphas_cumprod", t, x_start)
 
     def q_sample(self, x_start, t, noise):
-        """Diffuses x₀ for t steps at once: x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ϵ, eq. 4.
-
-        Args:
-            x_start: float tensor `(batch, ...)`, clean data x₀.
-            t: int32 tensor `(batch,)` in [0, timesteps).
-            noise: float tensor like `x_start`, standard normal.
-
-        Returns:
-            x_t, a float32 tensor like `x_start`.
-        """
-        x_start, noise = ops.cast(x_start, "float32"), ops.cast(noise, "float32")
-        return (
-            self._at("sqrt_alphas_cumprod", t, x_start) * x_start
-            + self._at("sqrt_one_minus_alphas_cumprod", t, x_start) * noise
-        )
+        """x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ϵ, eq. 4, with standard normal noise ϵ."""
+        return self._sum(x_start, "sqrt_alphas_cumprod", t, noise, "sqrt_one_minus_alphas_cumprod")
 
     def q_posterior_mean_variance(self, x_start, x_t, t):
         """Mean, variance and clipped log-variance of q(x_{t−1} | x_t, x₀), eq. 6 and 7."""
-        mean = self._at("posterior_mean_coef1", t, x_t) * ops.cast(x_start, "float32") + self._at(
-            "posterior_mean_coef2", t, x_t
-        ) * ops.cast(x_t, "float32")
+        mean = self._sum(x_start, "posterior_mean_coef1", t, x_t, "posterior_mean_coef2")
         return (
             mean,
             self._at("posterior_variance", t, x_t),
             self._at("posterior_log_variance_clipped", t, x_t),
         )
 
-    # ---- x₀, noise and velocity, each from another -----------------------------------------
+    # ---- x₀, ϵ and v, each from another ------------------------------------------------------
 
     def predict_start_from_noise(self, x_t, t, noise):
         """x₀ = x_t / √ᾱ_t − √(1/ᾱ_t − 1) ϵ: eq. 4 solved for x₀."""
-        return self._at("sqrt_recip_alphas_cumprod", t, x_t) * ops.cast(x_t, "float32") - self._at(
-            "sqrt_recipm1_alphas_cumprod", t, x_t
-        ) * ops.cast(noise, "float32")
+        noise = -ops.cast(noise, "float32")
+        return self._sum(x_t, "sqrt_recip_alphas_cumprod", t, noise, "sqrt_recipm1_alphas_cumprod")
 
     def predict_noise_from_start(self, x_t, t, x_start):
         """ϵ = (x_t − √ᾱ_t x₀) / √(1 − ᾱ_t): eq. 4 solved for ϵ."""
@@ -193,32 +164,22 @@ class GaussianDiffusion:
 
     def velocity(self, x_start, t, noise):
         """v = √ᾱ_t ϵ − √(1 − ᾱ_t) x₀: Salimans & Ho (2022), appendix D."""
-        x_start, noise = ops.cast(x_start, "float32"), ops.cast(noise, "float32")
-        return (
-            self._at("sqrt_alphas_cumprod", t, x_start) * noise
-            - self._at("sqrt_one_minus_alphas_cumprod", t, x_start) * x_start
-        )
+        x_start = -ops.cast(x_start, "float32")
+        return self._sum(noise, "sqrt_alphas_cumprod", t, x_start, "sqrt_one_minus_alphas_cumprod")
 
     def predict_start_from_velocity(self, x_t, t, velocity):
         """x₀ = √ᾱ_t x_t − √(1 − ᾱ_t) v: Salimans & Ho (2022), appendix D."""
-        x_t, velocity = ops.cast(x_t, "float32"), ops.cast(velocity, "float32")
-        return (
-            self._at("sqrt_alphas_cumprod", t, x_t) * x_t
-            - self._at("sqrt_one_minus_alphas_cumprod", t, x_t) * velocity
-        )
+        velocity = -ops.cast(velocity, "float32")
+        return self._sum(x_t, "sqrt_alphas_cumprod", t, velocity, "sqrt_one_minus_alphas_cumprod")
 
     def predict_noise_from_velocity(self, x_t, t, velocity):
         """ϵ = √(1 − ᾱ_t) x_t + √ᾱ_t v: Salimans & Ho (2022), appendix D."""
-        x_t, velocity = ops.cast(x_t, "float32"), ops.cast(velocity, "float32")
-        return (
-            self._at("sqrt_one_minus_alphas_cumprod", t, x_t) * x_t
-            + self._at("sqrt_alphas_cumprod", t, x_t) * velocity
-        )
+        return self._sum(x_t, "sqrt_one_minus_alphas_cumprod", t, velocity, "sqrt_alphas_cumprod")
 
-    # ---- the network's side: p -----------------------------------------------------------
+    # ---- the model's reverse process p ---------------------------------------------------------
 
     def target(self, x_start, t, noise):
-        """What the network should output for `x_t = q_sample(x_start, t, noise)`."""
+        """What the network should predict from `x_t = q_sample(x_start, t, noise)`."""
         if self.prediction == "noise":
             return ops.cast(noise, "float32")
         if self.prediction == "start":
@@ -226,17 +187,9 @@ class GaussianDiffusion:
         return self.velocity(x_start, t, noise)
 
     def predict_start(self, x_t, t, output, clip_denoised=False):
-        """The x̂₀ that a network's `output` stands for.
+        """x̂₀ from the network's output: noise, x₀ or v, according to `prediction`.
 
-        Args:
-            x_t: float tensor `(batch, ...)`.
-            t: int32 tensor `(batch,)`.
-            output: float tensor like `x_t`: noise, x₀ or v, as `prediction` says.
-            clip_denoised: whether to clip x̂₀ to [-1, 1], the range of images; a float in (0, 1)
-                is dynamic thresholding, see `clip_start`.
-
-        Returns:
-            float32 tensor like `x_t`.
+        `clip_denoised` is that of `clip_start`.
         """
         if self.prediction == "noise":
             x_start = self.predict_start_from_noise(x_t, t, output)
@@ -249,25 +202,12 @@ class GaussianDiffusion:
     def p_mean_variance(self, output, x_t, t, clip_denoised=False):
         """Mean, variance, log-variance of p(x_{t−1} | x_t), and x̂₀: eq. 1, 11 and section 3.2.
 
-        The mean is the posterior's (eq. 7) with the network's x̂₀ in the place of x₀.
-
-        Args:
-            output: float tensor like `x_t`, what the network said of `(x_t, t)`.
-            x_t: float tensor `(batch, ...)`.
-            t: int32 tensor `(batch,)`.
-            clip_denoised: as for `predict_start`.
-
-        Returns:
-            Four float32 tensors: the mean, variance and log-variance `(batch, 1, ...)`, x̂₀.
+        The mean is that of the posterior (eq. 7) with x̂₀ in the place of x₀.
         """
         x_start = self.predict_start(x_t, t, output, clip_denoised)
         mean, _, _ = self.q_posterior_mean_variance(x_start, x_t, t)
-        return (
-            mean,
-            self._at("model_variance", t, x_t),
-            self._at("model_log_variance", t, x_t),
-            x_start,
-        )
+        variance = self._at("model_variance", t, x_t)
+        return mean, variance, self._at("model_log_variance", t, x_t), x_start
 
     def p_sample(self, output, x_t, t, noise, clip_denoised=False):
         """One ancestral step x_t → x_{t−1}, algorithm 2. No noise is added at `t = 0`."""
@@ -281,9 +221,14 @@ class GaussianDiffusion:
         table = ops.convert_to_tensor(getattr(self, table).astype("float32"))
         return ops.reshape(ops.take(table, t, axis=0), (-1,) + (1,) * (len(x.shape) - 1))
 
+    def _sum(self, a, table_a, t, b, table_b):
+        """table_a[t] · a + table_b[t] · b in float32."""
+        a, b = ops.cast(a, "float32"), ops.cast(b, "float32")
+        return self._at(table_a, t, a) * a + self._at(table_b, t, b) * b
+
     def get_config(self):
         config = {"prediction": self.prediction, "variance": self.variance}
-        if self._custom_betas:
+        if self.has_own_betas:  # already rescaled, if they were to be
             return {"betas": self.betas.tolist(), **config}
         return {
             "timesteps": self.timesteps,
@@ -297,3 +242,7 @@ class GaussianDiffusion:
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+    def __repr__(self):
+        options = {**self.get_config(), **({"betas": "..."} if self.has_own_betas else {})}
+        return f"GaussianDiffusion({', '.join(f'{k}={v!r}' for k, v in options.items())})"

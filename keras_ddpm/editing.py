@@ -1,236 +1,234 @@
-"""Working on images instead of drawing new ones: varying, inverting, filling in.
+"""Edits of images with a trained model: variation, inversion, inpainting and interpolation.
 
-No model is trained for these: all use a `DiffusionModel` as it is. Images go in as uint8 or as
-floats in [-1, 1], and come out as float32. Labels, guidance and seeds mean what they mean for
-`DiffusionModel.generate`.
+Nothing is trained for them. Images are uint8 or float in [-1, 1], and the results float32.
 """
 
-import functools
+from dataclasses import replace
 
 import numpy as np
 from keras import ops
 
-from keras_ddpm.clipping import check_clip_denoised
-from keras_ddpm.faults import PIXEL_TOLERANCE
-from keras_ddpm.samplers import make_sampler, plan_timesteps
+from keras_ddpm.pixels import to_float
+from keras_ddpm.samplers import get_sampler
 from keras_ddpm.samplers.inversion import DDIMInversion
-from keras_ddpm.samplers.repaint import RePaint, repaint_visits
-from keras_ddpm.samplers.seeds import choose_seed, initial_noise
-from keras_ddpm.validation import check_positive_int, check_share
+from keras_ddpm.samplers.noise import choose_seed, initial_noise
+from keras_ddpm.samplers.repaint import RePaint
+from keras_ddpm.validation import check_choice, check_images, check_number
+
+# The options of `generate` that are not options of a sampler.
+GENERATING = ("labels", "guidance_scale", "clip_denoised", "batch_size", "progress")
 
 
-def image_to_image(
-    model,
-    images,
-    strength=0.5,
-    sampler="ddim",
-    steps=None,
-    timesteps=None,
-    spacing=None,
-    eta=0.0,
-    seed=None,
-    **options,
-):
-    """Variations of images: diffuses them part of the way, and denoises from there.
+def image_to_image(model, images, strength=0.5, sampler="ddim", seed=None, **options):
+    """Variations of images: adds noise up to some timestep, and denoises from there.
 
     SDEdit (Meng et al. 2022): noise hides the details of an image before its outlines, and the
-    network paints anew what it hides, as the labels say.
+    model draws anew what is hidden, according to the labels.
 
     Args:
         model: a `DiffusionModel`.
         images: `(batch, height, width, channels)`, uint8 or float in [-1, 1].
-        strength: float in [0, 1], the share of the sampler's steps to take, the last ones,
-            rounded to whole steps. 0 returns the images, 1 starts at the first timestep.
-        sampler, steps, timesteps, spacing, eta, seed: as for `DiffusionModel.generate`.
-        **options: labels, guidance_scale, clip_denoised, batch_size and progress, likewise.
+        strength: float in [0, 1], the share of the sampler's steps to take, the last ones, rounded
+            to whole steps. 0 returns the images, 1 starts at the first timestep.
+        sampler, seed, **options: as for `DiffusionModel.generate`.
 
     Returns:
         float32 NumPy array like `images`, in [-1, 1].
 
-    Raises:
-        ValueError, TypeError: for images that are none, or not of the model's shape, a strength
-            outside [0, 1], and as `generate` does.
-
-    Example:
-
     ```python
-    roses = image_to_image(model, tulips, strength=0.6, labels="rose", guidance_scale=3.0, seed=0)
+    images = model.generate(4, labels=0, seed=0)
+    others = image_to_image(model, images, strength=0.6, labels=5, guidance_scale=3.0, seed=0)
     ```
     """
-    images = check_images("images", images, model)
-    sampler = make_sampler(sampler, eta)
-    plan = last_steps(model, strength, sampler, steps, timesteps, spacing)
-    x_t = diffuse(model, images, plan, seed)
-    return denoise(model, x_t, plan, sampler=sampler, seed=seed, **options)
+    seed = choose_seed(seed)
+    (x_t,), options = add_noise(model, {"images": images}, strength, sampler, seed, options)
+    return denoise(model, x_t, seed, **options)
 
 
-def invert(
-    model,
-    images,
-    labels=None,
-    guidance_scale=1.0,
-    steps=None,
-    timesteps=None,
-    spacing=None,
-    evaluations=3,
-    batch_size=64,
-    progress=False,
-):
+def invert(model, images, steps=None, spacing="trailing", timesteps=None, evaluations=3, **options):
     """The noise from which DDIM at eta 0 makes these images: see `DDIMInversion`.
 
-    Sampling must not clip x̂₀ to come back to the images. If the network predicts noise, that
-    takes a schedule that leaves some signal (`"linear"`), or `timesteps` that begin lower: where
-    hardly any is left, as at the end of `"cosine"`, the network's errors swamp x̂₀.
+    To get the images back, sample without clipping x̂₀. A network that predicts noise needs a
+    schedule that keeps some signal (`"linear"`), or `timesteps` that begin lower: where hardly any
+    signal is left, as at the end of `"cosine"`, its errors dominate x̂₀.
 
     Args:
         model: a `DiffusionModel`.
         images: `(batch, height, width, channels)`, uint8 or float in [-1, 1].
-        labels, guidance_scale, steps, timesteps, spacing, batch_size, progress: as for
-            `DiffusionModel.generate`, which must then be given the same ones.
-        evaluations: int >= 1, network calls a step: the more, the closer the reconstruction.
+        steps, spacing, timesteps: of the DDIM that is inverted.
+        evaluations: int >= 1, network evaluations a step. More are closer to the exact inverse.
+        **options: as for `DiffusionModel.generate`, such as labels, which must get the same ones.
 
     Returns:
-        float32 NumPy array like `images`: x at the first timestep of that sampling.
-
-    Raises:
-        ValueError, TypeError: as `image_to_image`, and for evaluations below 1.
-
-    Example:
+        float32 NumPy array like `images`: x_T.
 
     ```python
-    noise = invert(model, images, labels="rose", steps=50)
-    again = model.generate(noise=noise, labels="rose", steps=50, clip_denoised=False)
-    other = model.generate(noise=noise, labels="tulip", steps=50)  # much the same composition
-
-    a, b = invert(model, roses), invert(model, tulips)
-    middle = model.generate(noise=mix_spherical(a, b, 0.5))
+    images = model.generate(4, labels=0, seed=0)
+    noise = invert(model, images, labels=0, steps=20)
+    again = model.generate(noise=noise, labels=0, steps=20, clip_denoised=False)
+    other = model.generate(noise=noise, labels=1, steps=20)  # much the same composition
     ```
     """
-    images = check_images("images", images, model)
-    plan = plan_timesteps(model.diffusion, make_sampler("ddim"), steps, timesteps, spacing)
-    return model.sampling_loop.in_batches(
-        images,
-        _inversion(evaluations),
-        plan[::-1],
-        seed=0,  # DDIM inversion draws no noise
-        conditions=model.sampling_conditions(labels, guidance_scale, len(images)),
-        batch_size=check_positive_int("batch_size", batch_size),
-        progress=progress,
-    )
+    images = to_float(check_images("images", images, model.sample_shape))
+    sampler = DDIMInversion(steps, spacing, timesteps, evaluations)
+    options = {"clip_denoised": False, "seed": 0, **options}  # no noise is drawn
+    return model.generate(noise=images, sampler=sampler, **options)
 
 
 def inpaint(
     model,
     images,
     mask,
-    labels=None,
-    guidance_scale=1.0,
     steps=None,
+    spacing="trailing",
     timesteps=None,
-    spacing=None,
-    resampling=5,
-    jump=5,
-    clip_denoised=None,
-    seed=None,
-    batch_size=64,
-    progress=False,
+    resample_steps=5,
+    jump_length=5,
+    **options,
 ):
     """Fills in parts of images so that they match the rest: see `RePaint`.
 
     Args:
         model: a `DiffusionModel`.
-        images: `(batch, height, width, channels)`, uint8 or float in [-1, 1]. What they hold
-            where the mask is 0 has no influence, but must be in that range.
+        images: `(batch, height, width, channels)`, uint8 or float in [-1, 1]. Pixels where the mask
+            is 0 have no influence, but must be in that range.
         mask: bools or numbers, `(height, width)`, `(height, width, 1)` or
-            `(batch, height, width, 1)`: 1 keeps a pixel, 0 has it painted.
-        labels, guidance_scale, steps, timesteps, spacing, clip_denoised, seed, batch_size,
-            progress: as for `DiffusionModel.generate`.
-        resampling: int >= 1, how often each step is taken, "r" in the paper. The network is
-            called `steps * resampling` times; the seam fades with both.
-        jump: int >= 1, after how many steps it goes back up, "j" in the paper.
+            `(batch, height, width, 1)`: 1 keeps a pixel, 0 fills it in.
+        steps, spacing, timesteps, resample_steps, jump_length: see `RePaint`. The network is
+            evaluated `steps * resample_steps` times; more of both hide the border.
+        **options: as for `DiffusionModel.generate`.
 
     Returns:
-        float32 NumPy array like `images`, in [-1, 1]; the kept pixels bit for bit.
-
-    Raises:
-        ValueError, TypeError: as `image_to_image`, and for a mask that is none.
-
-    Example:
+        float32 NumPy array like `images`, in [-1, 1], with the kept pixels bit for bit.
 
     ```python
-    mask = np.ones((64, 64), bool)
-    mask[:, 32:] = False  # paint the right half anew
-    images = inpaint(model, images, mask, labels="rose", resampling=10, seed=0)
+    images = model.generate(4, labels=0, seed=0)
+    mask = np.ones(images.shape[1:3], bool)
+    mask[:, mask.shape[1] // 2 :] = False  # fill in the right half
+    images = inpaint(model, images, mask, labels=0, steps=20, resample_steps=2, seed=0)
     ```
     """
-    images = check_images("images", images, model)
-    mask = _check_mask(mask, images)
-    resampling = check_positive_int("resampling", resampling)
-    jump = check_positive_int("jump", jump)
-    plan = plan_timesteps(model.diffusion, make_sampler("ddpm"), steps, timesteps, spacing)
-    clip_denoised = model.is_image if clip_denoised is None else clip_denoised
-    seed = choose_seed(seed)
-    return model.sampling_loop.in_batches(
-        initial_noise(seed, images.shape),
-        _REPAINT,
-        repaint_visits(plan, resampling, jump),
-        seed,
-        check_clip_denoised(clip_denoised),
-        model.sampling_conditions(labels, guidance_scale, len(images)),
-        given=(images, mask),
-        batch_size=check_positive_int("batch_size", batch_size),
-        progress=progress,
-    )
+    images = to_float(check_images("images", images, model.sample_shape))
+    sampler = RePaint(steps, spacing, timesteps, resample_steps, jump_length)
+    given = (images, _check_mask(mask, images))
+    return model.generate(len(images), sampler=sampler, given=given, **options)
 
 
-# One sampler object for the same options: programs are compiled for each object.
-_REPAINT = RePaint()
-_inversion = functools.lru_cache(DDIMInversion)
+def interpolate(
+    model,
+    first,
+    second,
+    shares=(0, 0.25, 0.5, 0.75, 1),
+    strength=0.5,
+    mix="slerp",
+    sampler="ddim",
+    seed=None,
+    **options,
+):
+    """Images between two others: adds noise to both, mixes them, and denoises the mix.
+
+    Ho et al. (2020), figure 8. Each pair gets one draw of noise, the same for both images and for
+    all shares. So only the share changes along a row, and the mix holds the noise that the network
+    expects (exactly with lerp).
+
+    Args:
+        model: a `DiffusionModel`.
+        first, second: `(batch, height, width, channels)`, uint8 or float in [-1, 1].
+        shares: floats in [0, 1], how much of `second` is in the mix.
+        strength: float in [0, 1], see `image_to_image`. At 0 the images themselves are mixed.
+        mix: `"lerp"` or `"slerp"`.
+        sampler, seed, **options: as for `DiffusionModel.generate`.
+
+    Returns:
+        float32 NumPy array `(len(shares), batch, height, width, channels)`. At share 0 it is what
+        `image_to_image` makes of `first` with the same arguments, at share 1 of `second`.
+
+    ```python
+    first, second = model.generate(4, seed=0), model.generate(4, seed=1)
+    rows = interpolate(model, first, second, strength=0.6, seed=0)
+    save_image("between.png", image_grid(np.concatenate(rows), columns=4))
+    ```
+    """
+    mix = {"lerp": lerp, "slerp": slerp}[check_choice("mix", mix, ("lerp", "slerp"))]
+    shares = [check_number("shares", share, "[0, 1]") for share in np.atleast_1d(shares).tolist()]
+    if not shares:
+        raise ValueError("shares=() asks for no image: give at least one share in [0, 1].")
+    _check_pair(first, second)
+    seed, pair = choose_seed(seed), {"first": first, "second": second}
+    pair, options = add_noise(model, pair, strength, sampler, seed, options)
+    return np.stack([denoise(model, mix(*pair, share), seed, **options) for share in shares])
 
 
-def last_steps(model, strength, sampler, steps, timesteps, spacing):
-    """The last `strength` of the plan's steps; none at 0."""
-    strength = check_share("strength", strength)
-    plan = plan_timesteps(model.diffusion, sampler, steps, timesteps, spacing)
-    return plan[len(plan) - round(strength * len(plan)) :]
+def lerp(first, second, share):
+    """Linear interpolation: (1 − share) first + share second.
+
+    Of two independent draws of noise it has a smaller variance, a half in the middle: use `slerp`
+    for noise.
+
+    `first` and `second` are float arrays `(batch, ...)`; `share` is a float in [0, 1], and 0 and 1
+    return an end exactly. Returns a float32 NumPy array.
+
+    >>> lerp(np.zeros((1, 2)), np.ones((1, 2)), 0.25)
+    array([[0.25, 0.25]], dtype=float32)
+    """
+    share = check_number("share", share, "[0, 1]")
+    first, second = _check_pair(first, second)
+    return ((1 - share) * first + share * second).astype("float32")
 
 
-def diffuse(model, images, plan, seed):
-    """x at the first timestep of the plan, with the noise that `generate` starts from."""
+def slerp(first, second, share):
+    """Spherical interpolation: sin((1 − share) θ)/sin θ first + sin(share θ)/sin θ second.
+
+    θ is the angle between the two, for each sample of the batch: Shoemake (1985), "Animating
+    Rotation with Quaternion Curves"; for noise Song et al. (2021), section 5.3. The result is as
+    long as the ends. Samples of the same or of opposite directions are interpolated linearly.
+    Arguments and result are those of `lerp`.
+
+    >>> slerp(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]), 0.5).round(4)
+    array([[0.7071, 0.7071]], dtype=float32)
+    """
+    share = check_number("share", share, "[0, 1]")
+    first, second = _check_pair(first, second)
+    axes = tuple(range(1, first.ndim))
+
+    def dot(a, b):
+        return np.sum(np.multiply(a, b, dtype="float64"), axis=axes, keepdims=True)
+
+    lengths = np.sqrt(dot(first, first) * dot(second, second))
+    cosine = dot(first, second) / np.where(lengths > 0, lengths, 1)
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    has_arc = np.sin(angle) > 1e-6
+    sine = np.where(has_arc, np.sin(angle), 1)
+    weight_first = np.where(has_arc, np.sin((1 - share) * angle) / sine, 1 - share)
+    weight_second = np.where(has_arc, np.sin(share * angle) / sine, share)
+    return (weight_first * first + weight_second * second).astype("float32")
+
+
+def add_noise(model, batches, strength, sampler, seed, options):
+    """Batches of images with noise up to the first of the last `strength` of the sampler's steps.
+
+    `batches` is a dict from names of arguments to images. Returns a list of x_t, and the options
+    with which `denoise` goes on from there.
+    """
+    shape = model.sample_shape
+    batches = [to_float(check_images(name, images, shape)) for name, images in batches.items()]
+    generating = {name: options.pop(name) for name in GENERATING if name in options}
+    sampler = get_sampler(sampler, **options)
+    plan = sampler.plan(model.diffusion)
+    plan = plan[len(plan) - round(check_number("strength", strength, "[0, 1]") * len(plan)) :]
     if not len(plan):
-        return images
-    t = np.full(len(images), plan[0], "int32")
-    noise = initial_noise(seed, images.shape)
-    return ops.convert_to_numpy(model.diffusion.q_sample(images, t, noise))
+        return batches, {"sampler": None}
+    noise, t = initial_noise(seed, batches[0].shape), np.full(len(batches[0]), plan[0], "int32")
+    batches = [model.diffusion.q_sample(images, t, noise) for images in batches]
+    sampler = replace(sampler, timesteps=tuple(plan.tolist()))
+    return [ops.convert_to_numpy(x_t) for x_t in batches], {"sampler": sampler, **generating}
 
 
-def denoise(model, x_t, plan, **options):
-    """Samples from `x_t`, the state at the first timestep of the plan."""
-    return model.generate(noise=x_t, timesteps=plan, **options) if len(plan) else x_t
-
-
-def check_images(argument, images, model):
-    """Images as float32 in [-1, 1], `(batch, ...)` of the model's shape."""
-    images = np.asarray(images)
-    if images.shape[1:] != model.sample_shape or len(images) == 0:
-        raise ValueError(
-            f"{argument} has shape {images.shape}, but must be (batch, "
-            f"{', '.join(map(str, model.sample_shape))}) for this model, batch at least 1. A "
-            "single image is `image[None]`."
-        )
-    if images.dtype != np.uint8 and images.dtype.kind != "f":
-        raise TypeError(f"{argument} has dtype {images.dtype}; give uint8, or float in [-1, 1].")
-    if images.dtype == np.uint8:
-        images = images / np.float32(127.5) - 1
-    images = images.astype("float32")
-    limit = 1 + PIXEL_TOLERANCE if model.is_image else np.finfo("float32").max
-    if not (np.abs(images) <= limit).all():  # catches NaN too
-        raise ValueError(
-            f"{argument} holds values from {images.min():.4g} to {images.max():.4g} or NaN, but "
-            "must be uint8, or float in [-1, 1]. For floats in [0, 255] use "
-            "`x.astype('uint8')`, for floats in [0, 1] use `2 * x - 1`."
-        )
-    return images
+def denoise(model, x_t, seed, sampler, **options):
+    """Samples from x_t; without a sampler it is clean already."""
+    if sampler is None:
+        return x_t
+    return model.generate(noise=x_t, seed=seed, sampler=sampler, **options)
 
 
 def _check_mask(mask, images):
@@ -245,8 +243,16 @@ def _check_mask(mask, images):
     if mask.dtype.kind not in "biuf" or not ((mask == 0) | (mask == 1)).all():
         raise ValueError(
             f"mask holds {np.unique(mask)[:5]}, but must be 1 where a pixel is kept and 0 where "
-            "it is painted. For a mask in [0, 255] use `mask > 127`."
+            "it is filled in. For a mask in [0, 255] use `mask > 127`."
         )
     if mask.ndim == len(space):
         mask = mask[..., None]
     return np.broadcast_to(mask.astype(bool), (batch, *space, 1))
+
+
+def _check_pair(first, second):
+    """Both as arrays, if they have one shape."""
+    first, second = np.asarray(first), np.asarray(second)
+    if first.shape != second.shape:
+        raise ValueError(f"first has shape {first.shape}, but second {second.shape}.")
+    return first, second

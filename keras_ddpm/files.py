@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, however a program ends."""
+"""Files that are either complete or not there, however a program ends."""
 
 import os
 import tempfile
@@ -9,20 +9,11 @@ PARTIAL_PREFIX = ".partial-"
 
 
 @contextmanager
-def written_aside(path):
-    """Lends a path to write to, whose content replaces `path` once it is complete.
+def atomic_write(path):
+    """Gives a path to write to. The file takes the place of `path` once it is complete.
 
-    A program killed while it writes leaves the old file as it was, and a partial one beside it.
-
-    Args:
-        path: the file to be written. Its folder must exist.
-
-    Example:
-
-    ```python
-    with written_aside("runs/a/config.yaml") as partial:
-        partial.write_text("run: runs/a")
-    ```
+    A program that is killed while it writes leaves the old file as it was, and a partial one beside
+    it. The folder must exist.
     """
     path = Path(path)
     partial = path.with_name(PARTIAL_PREFIX + path.name)  # same folder, so same file system
@@ -36,24 +27,13 @@ def written_aside(path):
 
 
 def make_writable(folder):
-    """Creates a folder if need be, and proves that files can be written to it.
-
-    Args:
-        folder: a path.
-
-    Returns:
-        The folder, a `pathlib.Path`.
-
-    Raises:
-        OSError: if it cannot be created or written to.
-    """
+    """Creates a folder if need be, and returns its `Path` if it can be written to."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(
-            f"cannot write to {str(folder)!r}: {error}. Choose another folder."
-        ) from error
+        message = f"cannot write to {str(folder)!r}: {error}. Choose another folder."
+        raise OSError(message) from error
     return folder

@@ -1,24 +1,27 @@
-"""A small network for points instead of images: the quickest way to see diffusion at work."""
+"""A small network for points instead of images."""
 
 import keras
 from keras import layers, ops
 
-from keras_ddpm.initializers import VarianceScaling
-from keras_ddpm.layers import TimeEmbedding
-from keras_ddpm.validation import check_positive_int
+from keras_ddpm.layers import TimeEmbedding, VarianceScaling
+from keras_ddpm.validation import check_int
 
-# Without its sines, the network blurs whatever is finer than the noise it began with: Tancik et
-# al. (2020), "Fourier Features Let Networks Learn High Frequency Functions".
-FREQUENCIES = (1, 2, 4, 8)  # radians a unit: waves from six units down to 0.8
+# Without its sines the network blurs details that are finer than the noise: Tancik et al. (2020),
+# "Fourier Features Let Networks Learn High Frequency Functions". In radians a unit.
+FREQUENCIES = (1, 2, 4, 8)
 
 
-def build_mlp(features=2, width=128, depth=3, num_classes=None, name="mlp"):
-    """Builds the network that looks at noisy points and says what the noise is.
+@keras.saving.register_keras_serializable("keras_ddpm")
+class MLP(keras.Model):
+    """The network that predicts the noise in noisy points.
 
-    It sees the coordinates and sines of them, in `depth` residual blocks of two dense layers
-    each; the timestep and the label enter every block. Inputs: `x_t` `(batch, features)` float,
-    with a standard deviation of about 1, `t` `(batch,)` int32, and with classes `label`
-    `(batch,)` int32. Output: float32 like `x_t`, zero before training.
+    It takes the coordinates and sines of them, through `depth` residual blocks of two dense layers
+    each. Timestep and label enter every block. Call it as `network([x_t, t])` or
+    `network([x_t, t, label])`.
+
+    Inputs: `x_t` float `(batch, features)` with a standard deviation of about 1, `t` int32
+    `(batch,)`, and with classes `label` int32 `(batch,)`. Output: float32 like `x_t`, zero before
+    training.
 
     Args:
         features: int >= 1, coordinates of a point.
@@ -26,61 +29,66 @@ def build_mlp(features=2, width=128, depth=3, num_classes=None, name="mlp"):
         depth: int >= 1, residual blocks.
         num_classes: optional int >= 1. Labels are 0 … num_classes − 1; the label `num_classes`
             means "no label".
-        name: str, the model's name.
-
-    Returns:
-        A functional `keras.Model`, called as `network([x_t, t])` or `network([x_t, t, label])`.
-
-    Raises:
-        TypeError: for a size that is no int.
-        ValueError: for a size that is too small, or an odd width.
-
-    Example:
+        dtype: optional dtype policy of the layers; None is Keras' global one.
 
     ```python
-    points, labels = draw_spiral(10_000, arms=2)
-    model = DiffusionModel(build_mlp(num_classes=2), GaussianDiffusion())
+    points = np.random.default_rng(0).normal(size=(1000, 2)).astype("float32")
+    model = DiffusionModel(MLP(), GaussianDiffusion())
     model.compile(optimizer=keras.optimizers.Adam(1e-3))
-    model.fit(points, labels, batch_size=256, epochs=50)
-    samples = model.generate(1000, labels=0)
+    model.fit(points, batch_size=256, epochs=5)
+    samples = model.generate(1000)
     ```
     """
-    check_positive_int("features", features)
-    check_positive_int("width", width, minimum=4)
-    check_positive_int("depth", depth)
-    if width % 2:
-        raise ValueError(f"width={width} must be even: it sizes the time embedding.")
 
-    def dense(units, initializer=None, **kwargs):
+    def __init__(
+        self, features=2, width=128, depth=3, num_classes=None, dtype=None, name="mlp", **kwargs
+    ):
+        config = {
+            "features": check_int("features", features),
+            "width": check_int("width", width, minimum=4),
+            "depth": check_int("depth", depth),
+            "num_classes": None if num_classes is None else check_int("num_classes", num_classes),
+        }
+        if width % 2:
+            raise ValueError(f"width={width} must be even: the time embedding has this size.")
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        inputs, outputs = _build(policy, **config)
+        super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
+        self.dtype_policy, self.config = policy, config
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return {**self.config, "dtype": self.dtype_policy.name, "name": self.name}
+
+
+def _build(policy, features, width, depth, num_classes):
+    """The inputs and the output of the network."""
+
+    def dense(name, units=width, initializer=None, dtype=policy):
         initializer = initializer or VarianceScaling()
-        return layers.Dense(units, kernel_initializer=initializer, **kwargs)
-
-    def residual_block(x):
-        shortcut = x
-        x = dense(width)(keras.activations.swish(x))
-        x = keras.activations.swish(layers.Add()([x, dense(width)(condition)]))
-        # Starts at zero, so that every block starts as the identity.
-        return layers.Add()([shortcut, dense(width, "zeros")(x)])
+        return layers.Dense(units, kernel_initializer=initializer, dtype=dtype, name=name)
 
     x_t = keras.Input((features,), name="x_t")
     t = keras.Input((), dtype="int32", name="t")
     inputs = [x_t, t]
 
     condition = TimeEmbedding(width, name="time_embedding")(t)
-    condition = dense(width, activation="swish", name="time_dense_1")(condition)
-    condition = dense(width, name="time_dense_2")(condition)
+    condition = ops.silu(dense("time_dense_1")(condition))
+    condition = dense("time_dense_2")(condition)
     if num_classes is not None:
-        check_positive_int("num_classes", num_classes)
         label = keras.Input((), dtype="int32", name="label")
         inputs.append(label)
-        embedding = layers.Embedding(num_classes + 1, width, name="label_embedding")
-        condition = layers.Add()([condition, embedding(label)])
-    condition = keras.activations.swish(condition)
+        embedding = layers.Embedding(num_classes + 1, width, dtype=policy, name="label_embedding")
+        condition = condition + embedding(label)
+    condition = ops.silu(condition)
 
     waves = [wave(f * x_t) for f in FREQUENCIES for wave in (ops.sin, ops.cos)]
-    x = dense(width, name="dense_in")(layers.Concatenate()([x_t, *waves]))
-    for _ in range(depth):
-        x = residual_block(x)
-    # float32 output under any dtype policy: the loss is a small difference of close numbers.
-    x = dense(features, "zeros", dtype="float32", name="dense_out")(keras.activations.swish(x))
-    return keras.Model(inputs, x, name=name)
+    x = dense("dense_in")(ops.concatenate([x_t, *waves], axis=-1))
+    for i in range(depth):
+        h = dense(f"block_{i}_dense_1")(ops.silu(x))
+        h = ops.silu(h + dense(f"block_{i}_condition")(condition))
+        # The last layer starts at zero, so that every block starts as the identity.
+        x = x + dense(f"block_{i}_dense_2", initializer="zeros")(h)
+    # float32 under any dtype policy: the loss is a small difference of nearly equal numbers.
+    x = dense("dense_out", features, "zeros", "float32")(ops.silu(x))
+    return inputs, x

@@ -1,22 +1,18 @@
 """The embedded data set: flowers drawn by formula, with no download and a known ground truth.
 
-A flower is one petal outline, repeated around a centre. Because every picture is drawn from a
-label ("red 6-petalled"), a label can also be read back from pixels, so that a sample from a
-diffusion model can be checked: is the flower that was asked for red, and does it have six petals?
-`read_flowers.py` does that.
-
-Only NumPy is used, and every step works on a whole batch of pictures at once.
+A flower is one petal outline, repeated around a centre. `benchmarks/read_flowers.py` reads the
+colour and the number of petals back from pixels, so that samples of a model can be checked.
 """
-
-import numbers
 
 import numpy as np
 
+from keras_ddpm.validation import check_int, check_labels, check_size
+
 COLOURS = ("red", "yellow", "blue", "violet", "pink", "white")
 PETALS = (4, 5, 6, 8)
-LABEL_NAMES = tuple(f"{colour} {petals}-petalled" for colour in COLOURS for petals in PETALS)
+CLASS_NAMES = tuple(f"{colour} {petals}-petalled" for colour in COLOURS for petals in PETALS)
 
-SMALLEST_SIZE = 16  # below this, eight petals are no longer countable
+MIN_SIZE = 16  # below this, eight petals are no longer countable
 
 # Petal colours, RGB in 0..1, in the order of COLOURS: near the centre, and at the tip.
 PETAL_BASE = np.float32(
@@ -51,40 +47,34 @@ _OVERSAMPLE = 2  # edges are already soft by formula; 2 x 2 averaging hides what
 
 
 def draw_flowers(num_images, image_size=32, seed=0, labels=None):
-    """Draw labelled pictures of flowers.
+    """Draws labelled pictures of flowers.
 
     Picture i depends only on `seed`, i and its label, so a short data set is the beginning of a
-    longer one, and one flower can be drawn in every colour with everything else held fixed.
+    longer one.
 
     Args:
-        num_images: How many pictures, at least 1.
-        image_size: Side in pixels, or (height, width); each at least 16.
-        seed: A non-negative int.
-        labels: None for balanced classes in random order, or `num_images` ints that index
-            `LABEL_NAMES`: label = colour index * len(PETALS) + petal index.
+        num_images: int >= 1.
+        image_size: int or (height, width), each at least 16.
+        seed: int >= 0.
+        labels: None for balanced classes in random order, or `num_images` ints or names of
+            `CLASS_NAMES`: label = colour index * len(PETALS) + petal index.
 
     Returns:
-        images: uint8, (num_images, height, width, 3), RGB in 0..255.
-        labels: int32, (num_images,).
+        uint8 images `(num_images, height, width, 3)`, and int32 labels `(num_images,)`.
 
-    Raises:
-        TypeError: An argument has the wrong type.
-        ValueError: A number is too small, or `labels` has the wrong length or range.
-
-    Example:
-        >>> images, labels = draw_flowers(64, image_size=32, seed=0)
-        >>> images.shape, images.dtype.name, labels.shape
-        ((64, 32, 32, 3), 'uint8', (64,))
-        >>> red_six = LABEL_NAMES.index("red 6-petalled")
-        >>> images, labels = draw_flowers(3, labels=[red_six] * 3)
+    >>> images, labels = draw_flowers(3, image_size=32, labels=["red 6-petalled"] * 3)
+    >>> images.shape, labels
+    ((3, 32, 32, 3), array([2, 2, 2], dtype=int32))
     """
-    num_images = _check_int("num_images", num_images, 1)
-    seed = _check_int("seed", seed, 0)
-    height, width = _check_size(image_size)
+    num_images = check_int("num_images", num_images)
+    seed = check_int("seed", seed, minimum=0)
+    height, width = check_size("image_size", image_size)
+    if min(height, width) < MIN_SIZE:
+        raise ValueError(f"image_size={image_size} must be at least {MIN_SIZE}.")
     if labels is None:
         labels = _balanced_labels(num_images, seed)
     else:
-        labels = _check_labels(labels, num_images)
+        labels = check_labels("labels", labels, num_images, len(CLASS_NAMES), CLASS_NAMES)
     # Row i of this table is all the chance in picture i, however many rows there are.
     table = np.random.default_rng(seed).random((num_images, _NUMBERS_PER_IMAGE), np.float32)
     images = np.empty((num_images, height, width, 3), np.uint8)
@@ -95,8 +85,8 @@ def draw_flowers(num_images, image_size=32, seed=0, labels=None):
 
 # ---- label -> pixels -------------------------------------------------------------------------
 # Lengths are in units of the picture's shorter side; y grows downward. Arrays of pixels are flat,
-# (batch, pixels), and what is drawn once per picture is (batch, 1). A "distance" is signed: it is
-# negative inside an outline.
+# (batch, pixels), and what is drawn once per picture is (batch, 1). Distances are negative inside
+# an outline.
 
 
 class _Chance:
@@ -112,7 +102,7 @@ class _Chance:
         return np.concatenate([self.between(-1, 1) for _ in range(max(PETALS))], axis=1)
 
 
-def _paint(labels, table, height, width, with_flower=True):
+def _paint(labels, table, height, width):
     """Paint pictures back to front: scenery, leaves, shadow, petals, centre."""
     chance = _Chance(table)
     colour, count = labels // len(PETALS), np.take(PETALS, labels % len(PETALS))[:, None]
@@ -129,11 +119,10 @@ def _paint(labels, table, height, width, with_flower=True):
 
     picture = _scenery(chance, x, y)
     picture = _add_leaves(picture, chance, dx, dy, radius, edge)
-    if with_flower:
-        petal = _petal_outline(chance, count, radius)
-        picture = _add_shadow(picture, chance, dx, dy, radius, petal)
-        picture = _add_petals(picture, chance, dx, dy, radius, petal, colour, edge)
-        picture = _add_centre(picture, chance, dx, dy, radius, colour, edge)
+    petal = _petal_outline(chance, count, radius)
+    picture = _add_shadow(picture, chance, dx, dy, radius, petal)
+    picture = _add_petals(picture, chance, dx, dy, radius, petal, colour, edge)
+    picture = _add_centre(picture, chance, dx, dy, radius, colour, edge)
     picture = picture.reshape(-1, height, _OVERSAMPLE, width, _OVERSAMPLE, 3).mean((2, 4))
     return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
 
@@ -254,44 +243,11 @@ def _mix(under, over, share):
 
 def _balanced_labels(num_images, seed):
     """Shuffle the classes block after block, so that every beginning is balanced too."""
-    blocks = -(-num_images // len(LABEL_NAMES))
-    order = np.random.default_rng((seed, 1)).random((blocks, len(LABEL_NAMES)))
+    blocks = -(-num_images // len(CLASS_NAMES))
+    order = np.random.default_rng((seed, 1)).random((blocks, len(CLASS_NAMES)))
     return np.argsort(order, axis=1).ravel()[:num_images].astype(np.int32)
 
 
 def in_chunks(num_images, pixels_per_image):
     step = max(1, _PIXELS_PER_CHUNK // pixels_per_image)
     return [slice(start, start + step) for start in range(0, num_images, step)]
-
-
-# ---- checks ----------------------------------------------------------------------------------
-
-
-def _check_int(name, value, smallest):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
-    if value < smallest:
-        raise ValueError(f"{name} must be at least {smallest}, got {value}")
-    return int(value)
-
-
-def _check_size(image_size):
-    sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
-    if len(sides) != 2:
-        raise ValueError(f"image_size must be an int or (height, width), got {image_size!r}")
-    return tuple(_check_int("image_size", side, SMALLEST_SIZE) for side in sides)
-
-
-def _check_labels(labels, num_images):
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or len(labels) != num_images:
-        raise ValueError(
-            f"labels must have shape ({num_images},), one for each of num_images, "
-            f"got shape {labels.shape}"
-        )
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"labels must be ints, got dtype {labels.dtype}")
-    wrong = labels[(labels < 0) | (labels >= len(LABEL_NAMES))]
-    if len(wrong):
-        raise ValueError(f"labels must be in 0..{len(LABEL_NAMES) - 1}, got {wrong[0]}")
-    return labels.astype(np.int32)

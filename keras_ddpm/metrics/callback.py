@@ -1,125 +1,79 @@
 """Distances between samples and data, logged while a network learns."""
 
+from pathlib import Path
+
 import numpy as np
 
+from keras_ddpm.callbacks.sampling import SamplingCallback
 from keras_ddpm.devices import process
 from keras_ddpm.files import make_writable
-from keras_ddpm.metrics.extractors import check_images, extract, statistics_of
-from keras_ddpm.metrics.frechet import frechet_distance_of_moments, warn_if_singular
-from keras_ddpm.metrics.kernel import kernel_distance
+from keras_ddpm.metrics.extractors import extract
+from keras_ddpm.metrics.frechet import frechet_distance, warn_if_singular
+from keras_ddpm.metrics.kid import kid
 from keras_ddpm.metrics.nearest import nearest_grid, nearest_neighbours
-from keras_ddpm.metrics.statistics import moments
 from keras_ddpm.plotting import save_image
-from keras_ddpm.sampling_callback import SamplingCallback
-from keras_ddpm.validation import check_positive_int
+from keras_ddpm.validation import check_images, check_int
 
-MOST_KERNEL_IMAGES = 10_000  # of the data, as the kernel distance looks at every pair
-MOST_NEAREST_IMAGES = 2_000  # among which nearest ones are found in a moment
+MAX_KID_IMAGES = 10_000  # of the data, because kid compares every pair
 SHOWN = 16  # samples in the picture of nearest images
 
 
 class EvaluateSamples(SamplingCallback):
     """Measures samples of the averaged weights against data, every few epochs.
 
-    It logs `frechet`, the Fréchet distance, and `kernel` with its standard error `kernel_error`.
-    Every time the same noise is sampled, so that the curve shows the network and not the draw. In
-    epochs between they are logged as NaN, so that `CSVLogger`, placed after this callback, finds
-    the same columns in every epoch. The training is the same with and without it.
-
-    A Fréchet distance depends on `num_images`: compare only equal ones.
+    It logs `frechet`, the Fréchet distance, and `kid` with its standard error `kid_error`. They are
+    NaN in epochs without an evaluation, so that `CSVLogger`, placed after this callback, finds the
+    same columns in each epoch. Compare only Fréchet distances of equal `num_images`.
 
     Args:
         extractor: a function from images to features, see `extract`.
-        images: what the samples should be like, `(n, height, width, channels)`, n >= 3, uint8 or
-            float in [-1, 1]. Their features are computed once, when training begins. The kernel
-            distance takes 10 000 of them at most, evenly spaced.
+        images: the data, `(n, height, width, channels)`, n >= 3, uint8 or float in [-1, 1]. Their
+            features are computed once, when training begins.
         every: int, epochs from one evaluation to the next.
         num_images: int >= 3, how many samples.
         directory: where to write `nearest_0005.png` after 5 epochs: samples, each with the image
             nearest to it in pixels to its right; None writes nothing.
-        nearest: bool, whether to do so; `"auto"` does up to 2 000 images.
-        **sampling: labels, sampler, steps, spacing, eta, guidance_scale, seed and batch_size, see
-            `SamplingCallback`.
-
-    Raises:
-        OSError: when training begins, if `directory` cannot be written to.
-        TypeError, ValueError: when training begins, if the model cannot be sampled like this, or
-            the extractor fails.
-
-    Warns:
-        UserWarning: when training begins, if there are no more samples, or no more images, than
-            features.
-
-    Example:
+        **sampling: see `SamplingCallback`.
 
     ```python
-    lenet = LeNetFeatures(images, labels, cache="runs/features")
-    evaluate = EvaluateSamples(lenet, images, every=5, num_images=2000, steps=20)
-    model.fit(images, epochs=100, callbacks=[evaluate, keras.callbacks.CSVLogger("log.csv")])
+    images, labels = draw_flowers(300, image_size=16)
+    mean_colour = lambda images: images.mean((1, 2))
+    evaluate = EvaluateSamples(mean_colour, images, every=1, num_images=20, steps=5)
+    model.fit(images, labels, batch_size=30, callbacks=[evaluate])
     ```
     """
 
-    def __init__(
-        self,
-        extractor,
-        images,
-        every=5,
-        num_images=1000,
-        directory=None,
-        nearest="auto",
-        **sampling,
-    ):
-        check_positive_int("num_images", num_images, minimum=3)
-        super().__init__(every, num_images, **sampling)
+    def __init__(self, extractor, images, every=5, num_images=1000, directory=None, **sampling):
+        super().__init__(every, check_int("num_images", num_images, minimum=3), **sampling)
         if not callable(extractor):
-            raise TypeError(f"extractor must be a function of images, got {extractor!r}.")
-        self.extractor = extractor
-        self.images = check_images("images", images)
+            raise TypeError(f"extractor={extractor!r} must be a function of images.")
+        self.extractor, self.images = extractor, check_images("images", images)
         if len(self.images) < 3:
-            raise ValueError(f"images must be at least 3, got {len(self.images)}.")
-        self.directory = directory
-        few = len(self.images) <= MOST_NEAREST_IMAGES
-        self.shows_nearest = directory is not None and (few if nearest == "auto" else nearest)
+            raise ValueError(f"images of shape {self.images.shape} must be at least 3.")
+        self.directory = None if directory is None else Path(directory)
 
     def on_train_begin(self, logs=None):
-        """Finds out before the first step what would go wrong later; measures the data."""
+        """Finds errors before the first step, and measures the data."""
         if process()[1] > 1:
-            raise ValueError(
-                "EvaluateSamples measures in a single process: leave it out, and evaluate the "
-                "saved model afterwards."
-            )
-        if self.images.shape[1:] != self.model.sample_shape:
-            raise ValueError(
-                f"images of shape {self.images.shape} do not compare with the model's samples of "
-                f"{self.model.sample_shape}."
-            )
+            raise ValueError("EvaluateSamples measures in a single process: leave it out.")
+        check_images("images", self.images, self.model.sample_shape)
         super().on_train_begin(logs)
-        if self.shows_nearest:
-            self.directory = make_writable(self.directory)
-        self.reference = statistics_of(self.extractor, self.images)
-        warn_if_singular("images", self.reference, self.reference.count)
+        if self.directory is not None:
+            make_writable(self.directory)
+        self.reference = extract(self.extractor, self.images)
         warn_if_singular("num_images", self.reference, self.num_images)
-        count = min(len(self.images), MOST_KERNEL_IMAGES)
-        chosen = np.linspace(0, len(self.images) - 1, count).round().astype(int)
-        self.reference_features = extract(self.extractor, self.images[chosen])
 
     def on_epoch_end(self, epoch, logs=None):
-        results = dict.fromkeys(("frechet", "kernel", "kernel_error"), np.nan)
+        results = dict.fromkeys(("frechet", "kid", "kid_error"), np.nan)
         if self.is_due(epoch):
             samples = self.draw()
-            results = self._measure(extract(self.extractor, samples))
-            if self.shows_nearest:
-                self._show(samples[:SHOWN], epoch)
+            features = extract(self.extractor, samples)
+            some = self.reference[:: -(-len(self.reference) // MAX_KID_IMAGES)]
+            results["frechet"] = frechet_distance(features, self.reference)
+            results["kid"], results["kid_error"] = kid(features, some)
+            if self.directory is not None:
+                indices, _ = nearest_neighbours(samples[:SHOWN], self.images)
+                grid = nearest_grid(samples[:SHOWN], self.images, indices)
+                save_image(self.directory / f"nearest_{epoch + 1:04d}.png", grid)
         if logs is not None:
             logs.update(results)
-
-    def _measure(self, features):
-        data = self.reference.mean, self.reference.covariance
-        kernel, error = kernel_distance(features, self.reference_features)
-        frechet = frechet_distance_of_moments(*moments(features), *data)
-        return {"frechet": frechet, "kernel": kernel, "kernel_error": error}
-
-    def _show(self, samples, epoch):
-        indices, _ = nearest_neighbours(samples, self.images)
-        grid = nearest_grid(samples, self.images, indices)
-        save_image(self.directory / f"nearest_{epoch + 1:04d}.png", grid)

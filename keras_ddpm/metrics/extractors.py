@@ -1,108 +1,47 @@
 """Features of images, batch by batch. An extractor is any function from images to features."""
 
-from contextlib import contextmanager
-
-import keras
 import numpy as np
 
-from keras_ddpm.metrics.statistics import FeatureStatistics, check_features
-from keras_ddpm.plotting import to_uint8
-from keras_ddpm.validation import check_positive_int
+from keras_ddpm.pixels import to_uint8
+from keras_ddpm.validation import check_images, check_int
 
 
 def extract(extractor, images, batch_size=1024):
     """The features of many images.
 
     Args:
-        extractor: a function from images `(n, height, width, channels)` to features `(n, d)`,
-            such as `InceptionFeatures()` or `LeNetFeatures(...)`.
-        images: array `(n, height, width, channels)`, uint8 or float in [-1, 1], or an iterable of
-            such arrays, which may have different lengths.
-        batch_size: int, how many images of an array the extractor is given at once.
+        extractor: a function from uint8 images `(n, height, width, channels)` to features
+            `(n, d)`, such as `LeNetFeatures(...)`.
+        images: array `(n, height, width, channels)`, uint8 or float in [-1, 1]. Floats are rounded
+            to the 256 values of a byte, so that samples and data are treated alike.
+        batch_size: int, how many images the extractor gets at once.
 
     Returns:
-        Floats `(n, d)`, of the extractor's dtype.
-
-    Raises:
-        TypeError: if images are neither uint8 nor float.
-        ValueError: if images are no images or there are none, or if the extractor does not return
-            one row of finite numbers for each.
-
-    Example:
+        float64 array `(n, d)`.
 
     >>> extract(lambda images: images.mean((1, 2)), np.zeros((10, 8, 8, 3), "uint8")).shape
     (10, 3)
     """
-    features = list(_in_batches(extractor, images, batch_size))
-    if not features:
-        raise ValueError("images must be at least one batch, got none.")
-    return np.concatenate(features)
+    images = check_images("images", images)
+    starts = range(0, len(images), check_int("batch_size", batch_size))
+    batches = [extractor(to_uint8(images[i : i + batch_size])) for i in starts]
+    features = check_features("the extractor's output", np.concatenate(batches))
+    if len(features) != len(images):
+        raise ValueError(f"the extractor gave {len(features)} rows for {len(images)} images.")
+    return features
 
 
-def statistics_of(extractor, images, batch_size=1024):
-    """Count, mean and covariance of the features of many images, of which none are kept.
-
-    Args:
-        extractor, images, batch_size: as for `extract`. An iterable need not fit in memory.
-
-    Returns:
-        A `FeatureStatistics`.
-
-    Raises:
-        TypeError, ValueError: as `extract` does.
-
-    Example:
-
-    >>> reference = statistics_of(extractor, (images for images, labels in dataset))
-    >>> frechet_distance(statistics_of(extractor, samples), reference)
-    """
-    statistics = FeatureStatistics()
-    for features in _in_batches(extractor, images, batch_size):
-        statistics.update(features)
-    if not statistics.count:
-        raise ValueError("images must be at least one batch, got none.")
-    return statistics
-
-
-def check_images(name, images):
-    """Returns images as uint8 `(n, height, width, 1 or 3)`, as a file would hold them.
-
-    Floats are rounded to the 256 levels, so that samples and data are treated alike.
-
-    Raises:
-        TypeError: if they are neither uint8 nor float.
-        ValueError: if they have another shape, are none at all, or hold NaN.
-    """
-    images = np.asarray(images)
-    if images.ndim != 4 or 0 in images.shape or images.shape[-1] not in (1, 3):
+def check_features(name, features, minimum=1):
+    """Returns features `(n, d)` as float64 if there are `minimum` rows of finite numbers."""
+    features = np.asarray(features, "float64")
+    if features.ndim != 2 or features.shape[1] == 0 or len(features) < minimum:
         raise ValueError(
-            f"{name} must be (n, height, width, 1 or 3) with n > 0, got shape {images.shape}."
+            f"{name} has shape {features.shape}, but must be (n, d) with n >= {minimum}."
         )
-    return to_uint8(images)
-
-
-@contextmanager
-def in_float32():
-    """Layers made here compute in float32: features must not depend on how a model is trained."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
-def _in_batches(extractor, images, batch_size):
-    check_positive_int("batch_size", batch_size)
-    if hasattr(images, "shape"):  # one array, not a sequence of them
-        array = check_images("images", images)
-        images = (array[i : i + batch_size] for i in range(0, len(array), batch_size))
-    first_row = 0
-    for batch in images:
-        batch = check_images("images", batch)
-        features = np.asarray(extractor(batch))
-        check_features("the extractor's output", features, first_row=first_row)
-        if len(features) != len(batch):
-            raise ValueError(f"the extractor gave {len(features)} rows for {len(batch)} images.")
-        first_row += len(batch)
-        yield features
+    is_bad = ~np.isfinite(features).all(axis=1)
+    if is_bad.any():
+        raise ValueError(
+            f"{name} holds NaN or infinite values in {is_bad.sum()} of {len(features)} rows, "
+            f"first in row {is_bad.argmax()}."
+        )
+    return features

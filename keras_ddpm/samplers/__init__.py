@@ -1,37 +1,54 @@
-"""Samplers by name, and `sample`, which runs one from any denoiser."""
+"""Samplers, and `sample`, which runs one with any denoiser."""
 
 import functools
+from dataclasses import fields
 
 import keras
 from keras import ops
 
 from keras_ddpm.clipping import check_clip_denoised
-from keras_ddpm.samplers.base import Moment, Sampler, SamplerWithEta
+from keras_ddpm.samplers.base import Sampler, SamplerWithEta, StepInputs, signal_levels
 from keras_ddpm.samplers.ddim import DDIM
 from keras_ddpm.samplers.ddpm import DDPM
 from keras_ddpm.samplers.dpm_solver import DPMSolverPlusPlus
 from keras_ddpm.samplers.heun import Heun
 from keras_ddpm.samplers.loop import SamplingLoop
-from keras_ddpm.samplers.seeds import step_seeds
-from keras_ddpm.samplers.spacing import SPACINGS, check_timesteps, choose_timesteps
+from keras_ddpm.samplers.noise import choose_seed, step_seeds
+from keras_ddpm.samplers.spacing import SPACINGS, choose_timesteps
 from keras_ddpm.samplers.trajectory import Trajectory, choose_frames, make_trajectory
-from keras_ddpm.validation import check_choice
-
-__all__ = [
-    "DDIM",
-    "DDPM",
-    "DPMSolverPlusPlus",
-    "Heun",
-    "Moment",
-    "SAMPLERS",
-    "SPACINGS",
-    "Sampler",
-    "SamplerWithEta",
-    "Trajectory",
-    "sample",
-]
+from keras_ddpm.validation import check_choice, did_you_mean
 
 SAMPLERS = {"ddpm": DDPM, "ddim": DDIM, "dpm_solver++": DPMSolverPlusPlus, "heun": Heun}
+
+
+def get_sampler(sampler="ddim", **options):
+    """The sampler that a user names, or gives.
+
+    `options` are those of a sampler given by name, such as steps, spacing, timesteps and eta. None
+    is the sampler's default, and each sampler takes `eta=0`.
+
+    >>> get_sampler("ddim", steps=20) == get_sampler(DDIM(steps=20))
+    True
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    if isinstance(sampler, Sampler):
+        if options:
+            raise TypeError(f"{_words(options)}: give options to {sampler!r} itself.")
+        return sampler
+    sampler_class = SAMPLERS[check_choice("sampler", sampler, SAMPLERS)]
+    known = sorted(field.name for field in fields(sampler_class))
+    if "eta" not in known and options.get("eta") == 0:
+        del options["eta"]
+    if unknown := {name: value for name, value in options.items() if name not in known}:
+        hint = did_you_mean(next(iter(unknown)), known)
+        raise TypeError(
+            f"{_words(unknown)}: the options of sampler={sampler!r} are {', '.join(known)}{hint}"
+        )
+    return sampler_class(**options)
+
+
+def _words(options):
+    return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
 
 def sample(
@@ -39,96 +56,58 @@ def sample(
     diffusion,
     noise,
     sampler="ddim",
-    steps=None,
-    timesteps=None,
-    spacing=None,
-    eta=0.0,
     clip_denoised=False,
     seed=0,
     return_trajectory=False,
+    **options,
 ):
     """Runs the reverse process of any denoiser, from noise to data.
 
     Args:
         denoiser: function `(x_t, t) -> prediction` with `x_t` a float32 tensor like `noise` and
             `t` int32 `(batch,)`, or a Keras network called as `network([x_t, t])`. It is compiled
-            on TensorFlow and JAX. On JAX a plain function's Keras variables are frozen into the
-            program; a network's are not.
+            on TensorFlow and JAX. On JAX the Keras variables of a plain function become constants
+            of the program; those of a network do not.
         diffusion: a `GaussianDiffusion`, which says what the prediction is.
         noise: float tensor `(batch, ...)`, x_T.
-        sampler: `"ddim"`, `"dpm_solver++"`, `"heun"`, `"ddpm"`, or a `Sampler`.
-        steps: int in [1, diffusion.timesteps]; None means at most 50.
-        timesteps: optional descending ints, which override `steps` and `spacing`. After the
-            last one comes the clean data.
-        spacing: which timesteps `steps` picks, one of `SPACINGS`; None is the sampler's own.
-        eta: float >= 0, fresh noise in DDIM and DPM-Solver++: 0 is deterministic, 1 like DDPM.
-        clip_denoised: whether to clip each x̂₀ to [-1, 1]; a float in (0, 1), such as 0.995, is
-            dynamic thresholding at that percentile, see `clip_start`. Points have no such range.
-        seed: int, for the noise that the steps add.
-        return_trajectory: True for every step, an int for so many evenly spaced ones, or a list
-            of step numbers.
+        clip_denoised: whether to clip each x̂₀ to [-1, 1], see `clip_start`.
+        seed: int, for the noise that the steps add; None follows `keras.utils.set_random_seed`.
+        sampler, return_trajectory, **options: as for `DiffusionModel.generate`.
 
     Returns:
         A float32 tensor like `noise`. With `return_trajectory` also a `Trajectory`.
 
-    Example:
-
     ```python
+    diffusion = GaussianDiffusion(1000)
+    noise = keras.random.normal((4, 2))
     exact_noise = lambda x_t, t: diffusion.predict_noise_from_start(x_t, t, ops.zeros_like(x_t))
 
     x0 = sample(exact_noise, diffusion, noise, steps=50)  # all zeros, as the data
     ```
     """
-    sampler = make_sampler(sampler, eta)
-    timesteps = plan_timesteps(diffusion, sampler, steps, timesteps, spacing)
-    check_clip_denoised(clip_denoised)
+    sampler = get_sampler(sampler, **options)
     noise = ops.cast(ops.convert_to_tensor(noise), "float32")
-    seeds = step_seeds(seed, noise.shape[0], len(timesteps))
-    frames = choose_frames(return_trajectory, len(timesteps))
-    x, kept = _loop(denoiser, diffusion)(
-        noise, sampler, timesteps, seeds, clip_denoised, frames=frames
-    )
-    return (x, make_trajectory(timesteps, frames, kept, x)) if frames else x
-
-
-def make_sampler(sampler, eta=0.0):
-    """A `Sampler` from its name; the same options give the same object, compiled once."""
-    if isinstance(sampler, Sampler):
-        return sampler
-    check_choice("sampler", sampler, SAMPLERS)
-    if eta != 0 and not _takes_eta(sampler):
-        choices = " or ".join(repr(name) for name in SAMPLERS if _takes_eta(name))
-        raise ValueError(f"eta={eta} belongs to sampler={choices}, not to sampler={sampler!r}.")
-    return _named_sampler(sampler, eta)
-
-
-def plan_timesteps(diffusion, sampler, steps=None, timesteps=None, spacing=None):
-    """The explicit list if there is one, else `steps` timesteps in the sampler's spacing."""
-    if timesteps is not None:
-        timesteps = check_timesteps(timesteps, diffusion)
-    else:
-        spacing = sampler.spacing if spacing is None else spacing
-        timesteps = choose_timesteps(diffusion, steps, spacing)
-    sampler.coefficients(diffusion, timesteps)  # complains if it cannot follow them
-    return timesteps
-
-
-@functools.lru_cache(maxsize=32)
-def _named_sampler(name, eta):
-    return SAMPLERS[name](eta) if _takes_eta(name) else SAMPLERS[name]()
-
-
-def _takes_eta(name):
-    return issubclass(SAMPLERS[name], SamplerWithEta)
+    timesteps = sampler.plan(diffusion)
+    frames = choose_frames("return_trajectory", return_trajectory, len(timesteps))
+    request = {
+        "seeds": step_seeds(choose_seed(seed), noise.shape[0], len(timesteps)),
+        "clip_denoised": check_clip_denoised(clip_denoised),
+        "frames": frames,
+    }
+    pieces = list(_loop(denoiser, diffusion).run(noise, sampler, **request))
+    _, x_0, _ = pieces[-1]
+    if not frames:
+        return x_0
+    kept = [frame for _, _, frame in pieces if frame]
+    return x_0, make_trajectory(timesteps, frames, kept, ops.convert_to_numpy(x_0))
 
 
 @functools.lru_cache(maxsize=8)  # keeps the programs of the denoisers used last
 def _loop(denoiser, diffusion):
-    if isinstance(denoiser, keras.layers.Layer):
-        call = functools.partial(_call_network, denoiser)
-        return SamplingLoop(call, diffusion, denoiser.variables)
-    return SamplingLoop(denoiser, diffusion)
+    if not isinstance(denoiser, keras.layers.Layer):
+        return SamplingLoop(denoiser, diffusion)
 
+    def call(x_t, t):
+        return denoiser([x_t, t], training=False)
 
-def _call_network(network, x_t, t):
-    return network([x_t, t], training=False)
+    return SamplingLoop(call, diffusion, denoiser.variables)

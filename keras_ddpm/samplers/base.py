@@ -1,93 +1,101 @@
-"""What every sampler is: coefficients computed once, and one pure step."""
+"""What every sampler is: a choice of timesteps, coefficients computed once, and one pure step."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-
-class Moment(NamedTuple):
-    """What a step is told beside x_t and its coefficients.
-
-    Attributes:
-        t: scalar int32 tensor, the timestep of x_t.
-        t_next: scalar int32 tensor, the timestep to go to; -1 is the clean image.
-        previous_start: x̂₀ of the step before (at the first step: x_T), for multistep methods.
-        noise: standard normal tensor like x_t if the sampler `is_stochastic`, else None.
-        given: tensors `(batch, ...)` that an edit hands to its sampler, such as a mask.
-    """
-
-    t: Any
-    t_next: Any
-    previous_start: Any
-    noise: Any = None
-    given: tuple = ()
+from keras_ddpm.samplers.spacing import SPACINGS, check_timesteps, choose_timesteps
+from keras_ddpm.validation import check_choice, check_int, check_number
 
 
+class StepInputs(NamedTuple):
+    """The inputs of a step besides x_t and its coefficients."""
+
+    t: Any  # scalar int32 tensor, the timestep of x_t
+    t_next: Any  # scalar int32 tensor, the next timestep; -1 is the clean image
+    previous_start: Any  # x̂₀ of the step before (at the first step: x_T), for multistep methods
+    noise: Any = None  # standard normal tensor like x_t if the sampler `is_stochastic`
+    given: tuple = ()  # tensors `(batch, ...)` that an edit passes to its sampler, such as a mask
+
+
+@dataclass(frozen=True)
 class Sampler:
-    """One way from noise to data.
+    """A method that goes from noise to data. A subclass defines `coefficients` and `step`.
 
-    A subclass defines `coefficients` and `step`. The loop in `loop.py` calls `step` once for
-    each timestep, inside one compiled program, and draws the noise if `is_stochastic`.
+    Options are fields of a frozen dataclass, because equal samplers share a compiled program.
+
+    Args:
+        steps: int in [1, diffusion.timesteps]; None means at most 50.
+        spacing: which timesteps are visited: `"linspace"`, `"leading"`, `"trailing"`,
+            `"quadratic"` or `"logsnr"`; `spacing.py` has their formulas.
+        timesteps: optional descending ints, instead of `steps` and `spacing`. The clean data
+            follow the last one.
     """
 
-    spacing = "trailing"  # the best of five where steps are few: benchmarks/sampler_quality.py
-    is_stochastic = False
+    steps: int | None = None
+    spacing: str = "trailing"  # the best of five for few steps: benchmarks/sampler_quality.py
+    timesteps: tuple | None = None
+
+    is_stochastic: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if self.steps is not None:
+            check_int("steps", self.steps)
+        check_choice("spacing", self.spacing, SPACINGS)
+        if self.timesteps is not None:
+            object.__setattr__(self, "timesteps", check_timesteps(self.timesteps))
+
+    def plan(self, diffusion):
+        """The timesteps to visit, an int32 array `(steps,)`, in the order of the visits."""
+        return choose_timesteps(diffusion, self.steps, self.spacing, self.timesteps)
 
     def coefficients(self, diffusion, timesteps):
-        """The numbers of every step.
-
-        Args:
-            diffusion: a `GaussianDiffusion`.
-            timesteps: descending int array `(steps,)`.
-
-        Returns:
-            A dict of float64 arrays `(steps,)`. Each is cast to float32 once.
-
-        Raises:
-            ValueError: if the sampler cannot follow this diffusion or these timesteps.
-        """
+        """The coefficients of all steps of a plan: a dict of float64 arrays `(steps,)`."""
         raise NotImplementedError
 
-    def step(self, denoise, x_t, c, now):
-        """x at the next timestep.
+    def step(self, denoise, x_t, c, inputs):
+        """x at the next timestep, and the x̂₀ that was predicted from x_t.
 
         Args:
             denoise: function `(x_t, t) -> (x̂₀, ϵ̂)`; `t` is a scalar int tensor.
             x_t: float32 tensor `(batch, ...)`.
             c: dict of this step's coefficients, scalar float32 tensors.
-            now: a `Moment`.
-
-        Returns:
-            The next x, and the x̂₀ that was predicted from x_t.
+            inputs: a `StepInputs`.
         """
         raise NotImplementedError
 
 
 def signal_levels(diffusion, timesteps):
-    """ᾱ at each timestep and at the one after it; after the last comes the image, ᾱ = 1."""
+    """ᾱ at each timestep and at the one after it; the image after the last one has ᾱ = 1."""
     here = diffusion.alphas_cumprod[timesteps]
     return here, np.append(here[1:], 1.0)
 
 
+@dataclass(frozen=True)
 class SamplerWithEta(Sampler):
-    """A sampler whose steps may add fresh noise.
+    """A sampler that can add fresh noise.
 
     Args:
-        eta: float >= 0, how much of it: 0 none, 1 as much as DDPM.
+        steps, spacing, timesteps: see `Sampler`.
+        eta: float >= 0, the amount of fresh noise: 0 is deterministic, 1 adds as much as DDPM.
     """
 
-    def __init__(self, eta=0.0):
-        if not eta >= 0:
-            raise ValueError(f"eta must be at least 0 (0: deterministic, 1: like DDPM), got {eta}.")
-        self.eta = eta
-        self.is_stochastic = eta > 0
+    eta: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_number("eta", self.eta, "[0, inf)")
+
+    @property
+    def is_stochastic(self):
+        return self.eta > 0
 
     def noise_levels(self, signal, next_signal):
-        """How much noise a step adds, and how much it keeps of the noise that is there.
+        """How much noise a step adds, and how much of the predicted noise it keeps.
 
-        Together they are what x holds at the next timestep: added² + kept² = 1 − ᾱ_s. Song et al.
-        (2021), "Denoising Diffusion Implicit Models", eq. 16:
-        added = η √((1 − ᾱ_s)/(1 − ᾱ_t)) √(1 − ᾱ_t/ᾱ_s).
+        Together they are the noise at the next timestep: added² + kept² = 1 − ᾱ_s. Song et al.
+        (2021), eq. 16: added = η √((1 − ᾱ_s)/(1 − ᾱ_t)) √(1 − ᾱ_t/ᾱ_s).
         """
         added = (1 - next_signal) / (1 - signal) * (1 - signal / next_signal)
         added = self.eta * np.sqrt(added)

@@ -1,36 +1,63 @@
-"""RePaint: Lugmayr et al. (2022), "RePaint: Inpainting using Denoising Diffusion"."""
+"""RePaint: Lugmayr et al. (2022), "RePaint: Inpainting using Denoising Diffusion", algorithm 1.
+
+unknown = a step of DDPM from x_t to x_s                                eq. 8b
+known = √ᾱ_s x₀ + √(1 − ᾱ_s) z                                          eq. 8a
+x_s = known where the mask is 1, else unknown                           eq. 8c
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 from keras import ops
 
 from keras_ddpm.samplers.ddpm import DDPM, posterior
+from keras_ddpm.validation import check_int
 
 
+@dataclass(frozen=True)
 class RePaint(DDPM):
-    """Ancestral sampling that paints the unknown pixels of an image: algorithm 1.
+    """Ancestral sampling that fills in the unknown pixels of an image.
 
-    The known image and a mask of bools come in `Moment.given`; True keeps the known pixel.
-    Known and unknown pixels are drawn apart and do not match at first. Going up to more noise and
-    down again, "resampling", lets the network bring them together.
+    The image and a mask of bools are in `StepInputs.given`; True keeps a pixel. Known and unknown
+    pixels are drawn apart. Going back up to more noise and down again ("resampling") lets the
+    network adapt them to each other.
 
-    The timesteps are those at which the network is evaluated, and go down and up; see
-    `repaint_visits`. A step goes from t down to the next lower timestep s of the list, and if the
-    next one visited, t′, is above s, up again with q(x_t′ | x_s). Both are Gaussian, and together
-    take one draw of noise.
+    A step goes from t down to the next lower timestep s, and if the next timestep visited, t′, is
+    above s, up again with q(x_t′ | x_s). Both are Gaussian, and together they are one Gaussian: one
+    step of this sampler, with one draw of noise.
+
+    Args:
+        steps, spacing, timesteps: see `Sampler`.
+        resample_steps: int >= 1, how often each step is taken, "r" in the paper (diffusers:
+            `jump_n_sample`).
+        jump_length: int >= 1, after how many steps it goes back up, "j" in the paper.
     """
+
+    resample_steps: int = 5
+    jump_length: int = 5
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_int("resample_steps", self.resample_steps)
+        check_int("jump_length", self.jump_length)
+
+    def plan(self, diffusion):
+        """The timesteps in blocks of `jump_length`, each block `resample_steps` times.
+
+        With `resample_steps=2` and `jump_length=2` the plan 5, 4, 3, 2, 1 becomes
+        5, 4, 5, 4, 3, 2, 3, 2, 1, 1.
+        """
+        plan, jump = super().plan(diffusion), self.jump_length
+        blocks = [plan[i : i + jump] for i in range(0, len(plan), jump)]
+        return np.concatenate([np.tile(block, self.resample_steps) for block in blocks])
 
     def coefficients(self, diffusion, timesteps):
         plan = np.unique(timesteps)
-        signals = np.append(1.0, diffusion.alphas_cumprod[plan])  # below the lowest: the image
+        signals = np.append(1.0, diffusion.alphas_cumprod[plan])  # the image is below the lowest
         reached = signals[np.searchsorted(plan, timesteps)]  # ᾱ_s, below each visit
         next_signal = np.append(diffusion.alphas_cumprod[timesteps[1:]], 1.0)  # ᾱ_t′
-        if (next_signal > reached).any():
-            raise ValueError(
-                f"timesteps={list(map(int, timesteps))} must not leave out any of them on the way "
-                "down, and end at the lowest. Use `repaint_visits`."
-            )
         start, x_t, variance = posterior(diffusion, diffusion.alphas_cumprod[timesteps], reached)
-        # Ho et al., eq. 2 for many steps at once: x_t′ = a x_s + b ϵ; a = 1, b = 0 without going up
+        # Ho et al., eq. 2 for many steps at once: x_t′ = a x_s + b ϵ; if s is next, a = 1, b = 0.
         a, b = np.sqrt(next_signal / reached), np.sqrt(1 - next_signal / reached)
         return {
             "start": a * start,
@@ -40,30 +67,8 @@ class RePaint(DDPM):
             "known_noise": np.sqrt(1 - next_signal),
         }
 
-    def step(self, denoise, x_t, c, now):
-        if len(now.given) != 2:
-            raise ValueError("RePaint needs an image and a mask: use `keras_ddpm.inpaint`.")
-        known_image, is_known = now.given
-        unknown, x_start = super().step(denoise, x_t, c, now)  # eq. 8b
-        known = c["known"] * known_image + c["known_noise"] * now.noise  # eq. 8a
-        return ops.where(is_known, known, unknown), x_start  # eq. 8c
-
-
-def repaint_visits(plan, resampling, jump):
-    """The timesteps of `plan`, in blocks of `jump`, each block `resampling` times.
-
-    Args:
-        plan: descending int array `(steps,)`.
-        resampling: int >= 1; 1 is the plan itself.
-        jump: int >= 1. If it does not divide `steps`, the last block is shorter.
-
-    Returns:
-        An int array `(steps * resampling,)`.
-
-    Example:
-
-    >>> repaint_visits(np.array([3, 2, 1, 0]), resampling=2, jump=2)
-    array([3, 2, 3, 2, 1, 0, 1, 0])
-    """
-    blocks = [plan[i : i + jump] for i in range(0, len(plan), jump)]
-    return np.concatenate([np.tile(block, resampling) for block in blocks])
+    def step(self, denoise, x_t, c, inputs):
+        image, is_known = inputs.given
+        unknown, x_start = super().step(denoise, x_t, c, inputs)
+        known = c["known"] * image + c["known_noise"] * inputs.noise
+        return ops.where(is_known, known, unknown), x_start

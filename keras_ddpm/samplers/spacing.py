@@ -2,14 +2,13 @@
 
 import numpy as np
 
-from keras_ddpm.validation import check_choice, check_positive_int
+DEFAULT_STEPS = 50
 
 
 def linspace(steps, diffusion):
     """t_i = round(i · (T − 1) / (steps − 1)): both ends, Nichol & Dhariwal (2021)."""
-    return (
-        np.linspace(0, diffusion.timesteps - 1, steps) if steps > 1 else [diffusion.timesteps - 1]
-    )
+    last = diffusion.timesteps - 1
+    return np.linspace(0, last, steps) if steps > 1 else [last]
 
 
 def leading(steps, diffusion):
@@ -31,11 +30,11 @@ def quadratic(steps, diffusion):
 def logsnr(steps, diffusion):
     """Even steps in log(ᾱ / (1 − ᾱ)), the variable that DPM-Solver integrates over (2022).
 
-    Where the last timestep has no signal at all, it comes first and the even steps after it.
+    A last timestep without any signal comes first, and the even steps after it.
     """
     last = diffusion.timesteps - 1
     if steps == 1:
-        return [last]  # one step alone starts from the noise
+        return [last]
     silent = int(diffusion.alphas_cumprod[last] == 0)
     signal = diffusion.alphas_cumprod[: last + 1 - silent]
     snr = np.log(signal) - np.log(1 - signal)
@@ -47,26 +46,22 @@ def logsnr(steps, diffusion):
 SPACINGS = {f.__name__: f for f in (linspace, leading, trailing, quadratic, logsnr)}
 
 
-def choose_timesteps(diffusion, steps=None, spacing="linspace"):
-    """Exactly `steps` distinct timesteps, descending.
+def choose_timesteps(diffusion, steps=None, spacing="trailing", timesteps=None):
+    """Exactly `steps` distinct timesteps of a diffusion, descending, int32 `(steps,)`.
 
-    Args:
-        diffusion: a `GaussianDiffusion`.
-        steps: optional int in [1, diffusion.timesteps]; None means at most 50.
-        spacing: `"linspace"`, `"leading"`, `"trailing"`, `"quadratic"` or `"logsnr"`.
+    The arguments are those of `Sampler`.
 
-    Returns:
-        int32 array of shape `(steps,)`.
-
-    Raises:
-        ValueError: if there are not that many timesteps, the spacing is unknown, or it never
-            visits the last timestep of a schedule that leaves no signal there.
+    >>> choose_timesteps(GaussianDiffusion(1000), steps=4)
+    array([999, 749, 499, 249], dtype=int32)
     """
     total = diffusion.timesteps
-    steps = check_positive_int("steps", min(50, total) if steps is None else steps)
+    if timesteps is not None:
+        if max(timesteps) >= total:
+            raise ValueError(f"timesteps={list(timesteps)} must lie in [0, {total - 1}].")
+        return np.array(timesteps, "int32")
+    steps = min(DEFAULT_STEPS, total) if steps is None else steps
     if steps > total:
         raise ValueError(f"steps={steps} is more than the {total} timesteps of the diffusion.")
-    check_choice("spacing", spacing, SPACINGS)
     if spacing == "leading" and diffusion.alphas_cumprod[-1] == 0 and steps < total:
         raise ValueError(
             "spacing='leading' never visits the last timestep, but this schedule ends without any "
@@ -79,15 +74,12 @@ def choose_timesteps(diffusion, steps=None, spacing="linspace"):
     return wanted[::-1].astype("int32")
 
 
-def check_timesteps(timesteps, diffusion):
-    """An explicit list of timesteps as an int32 array, if it can be sampled along."""
+def check_timesteps(timesteps):
+    """Returns an explicit list of timesteps as a tuple of ints, if it descends."""
     array = np.asarray(timesteps)
     if array.ndim != 1 or array.size < 1 or array.dtype.kind not in "iu":
-        raise ValueError(f"timesteps must be a list of ints, got {timesteps!r}.")
-    if array.min() < 0 or array.max() >= diffusion.timesteps:
-        raise ValueError(
-            f"timesteps={timesteps!r} must lie in [0, {diffusion.timesteps - 1}]: they are 0-based."
-        )
-    if (np.diff(array.astype("int64")) >= 0).any():
-        raise ValueError(f"timesteps={timesteps!r} must descend, from noise to image.")
-    return array.astype("int32")
+        raise ValueError(f"timesteps={timesteps!r} must be a list of ints.")
+    found = array.tolist()
+    if found[-1] < 0 or any(a <= b for a, b in zip(found, found[1:])):
+        raise ValueError(f"timesteps={found} must descend from noise to image, and be at least 0.")
+    return tuple(found)

@@ -1,0 +1,264 @@
+"""Trains a diffusion model on images, and resumes after a kill."""
+
+import sys
+import zlib
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras.optimizers.schedules import CosineDecay, PolynomialDecay
+
+from keras_ddpm.callbacks import SampleImages, Throughput
+from keras_ddpm.callbacks.checkpoint import Checkpoint, latest_checkpoint
+from keras_ddpm.callbacks.tensorboard import TensorBoard
+from keras_ddpm.cli import tune_xla, user_errors
+from keras_ddpm.cli.config import build_callbacks, check_unchanged, parse_config, save_config
+from keras_ddpm.data import ImageDataset, ImageSet, load_images
+from keras_ddpm.devices import check_batches, is_chief, process, processes_agree, use_devices
+from keras_ddpm.diffusion import GaussianDiffusion
+from keras_ddpm.files import atomic_write, make_writable
+from keras_ddpm.model import DiffusionModel, load_diffusion_model
+from keras_ddpm.model.batches import batch_sizes
+from keras_ddpm.optimizers import FusedAdam
+from keras_ddpm.plotting import image_grid, plot_history, save_image
+from keras_ddpm.unet import UNet
+from keras_ddpm.validation import check_number
+
+
+def train(default_config=None, description=None):
+    """Trains as the command line says, or goes on with a run."""
+    tune_xla()
+    config = parse_config(sys.argv[1:], default_config=default_config, description=description)
+    run = Run(config)
+    if run.is_finished:
+        print(f"{run.folder} is finished: {run.epochs_done} epochs are done.")
+    else:
+        run.fit()
+        run.finish()
+
+
+class Run:
+    """A training run. Making it finds everything that can go wrong before the first step."""
+
+    def __init__(self, config):
+        self.config, self.folder, training = config, Path(config.run), config.training
+        with user_errors("--training."):
+            self.devices = use_devices(training.devices)
+            check_batches([training.batch_size])
+        with user_errors("--diffusion."):
+            self.diffusion = GaussianDiffusion(**config.diffusion.as_dict())
+        with user_errors("--sampling."):
+            self.loggers = self.build_loggers()
+        with user_errors():
+            make_writable(self.folder)
+            checkpoint = self.find_checkpoint()
+        final = self.folder / "final.keras"
+        self.is_finished = self.epochs_done == training.epochs and final.exists()
+        if self.is_finished:
+            return
+        keras.utils.set_random_seed(training.seed)
+        keras.config.set_dtype_policy(training.dtype_policy)
+        with user_errors("--data."):
+            train_set, validation_set = self.load_data()
+        with user_errors("--training."):
+            self.make_datasets(train_set, validation_set)
+        with user_errors():
+            load = load_diffusion_model
+            self.model = load(checkpoint) if checkpoint else self.build_model(train_set)
+        if is_chief():
+            save_config(config, self.folder / "config.yaml")
+
+    def build_loggers(self):
+        """The callbacks that show or write progress, except for the log and the checkpoints."""
+        names = ("sampler", "steps", "spacing", "eta", "guidance_scale", "seed")
+        self.sampling = {name: self.config.sampling[name] for name in names}
+        if self.sampling["guidance_scale"] != 1 and not self.config.data.use_labels:
+            raise ValueError(
+                f"guidance_scale={self.sampling['guidance_scale']} needs --data.use_labels true."
+            )
+        every, num_images = self.config.sampling.every, self.config.sampling.num_images
+        samples = SampleImages(self.folder / "samples", every, num_images, **self.sampling)
+        sampler = samples.request["sampler"]
+        sampler.coefficients(self.diffusion, sampler.plan(self.diffusion))  # may refuse
+        loggers = [samples]
+        if self.config.logging.tensorboard:
+            loggers.append(TensorBoard(self.folder / "tensorboard", samples))
+        return loggers + build_callbacks(self.config.logging.callbacks)
+
+    def find_checkpoint(self):
+        """The latest checkpoint, the same in all processes, or None."""
+        latest = latest_checkpoint(self.folder / "checkpoints")
+        checkpoint, self.epochs_done = latest or (None, 0)
+        settings = {**dict(self.config.items()), "run": None, "epochs_done": self.epochs_done}
+        if not processes_agree(zlib.crc32(repr(settings).encode()) % 2**31):
+            raise ValueError(
+                "the processes do not agree on the configuration, or on how far the run is. Start "
+                "all of them with the same arguments, and with a run folder that all of them see."
+            )
+        if checkpoint:
+            check_unchanged(self.config, self.folder / "config.yaml")
+        return checkpoint
+
+    def load_data(self):
+        """The training images, and those for val_loss or None."""
+        config = self.config.data
+        names = ("image_size", "channels", "data_dir", "background", "num_images")
+
+        def load(split):
+            images = load_images(config.name, split, **{name: config[name] for name in names})
+            if config.use_labels and images.labels is None:
+                raise ValueError(f"use_labels=true, but {config.name} has no labels.")
+            return images if config.use_labels else ImageSet(images.images)
+
+        if config.validation_fraction is None:
+            train_set = load(config.split)
+            return train_set, config.validation_split and load(config.validation_split)
+        if config.validation_split is not None:
+            raise ValueError(
+                f"validation_fraction={config.validation_fraction} and validation_split="
+                f"{config.validation_split} exclude each other."
+            )
+        check_number("validation_fraction", config.validation_fraction, "(0, 1)")
+        return load(config.split).split(config.validation_fraction)
+
+    def make_datasets(self, train_set, validation_set):
+        """Batches for training and validation; each process gets its part of them."""
+        training = self.config.training
+        self.dataset = ImageDataset(
+            train_set,
+            batch_size=training.batch_size,
+            flip=self.config.data.flip,
+            seed=training.seed,
+            epoch=self.epochs_done,
+            part=process(),
+        )
+        self.validation = None
+        if validation_set is not None:
+            count = len(validation_set) // self.devices * self.devices  # as many for each device
+            self.validation = ImageDataset(
+                validation_set.take(np.arange(count)),
+                batch_size=min(training.batch_size, count),
+                shuffle=False,
+                flip=False,
+                drop_remainder=False,
+                part=process(),
+            )
+            check_batches(batch_sizes(self.validation))
+
+    def build_model(self, train_set):
+        """A new model; with `init_from` it starts from another model's averaged weights."""
+        data, training = self.config.data, self.config.training
+        with user_errors("--network."):
+            network = UNet(
+                data.image_size,
+                data.channels,
+                num_classes=train_set.num_classes,
+                remat=training.remat,
+                **self.config.network.as_dict(),
+            )
+        with user_errors("--training."):
+            if training.init_from:
+                self.copy_weights(training.init_from, network)
+            model = DiffusionModel(
+                network,
+                self.diffusion,
+                ema_decay=training.ema_decay,
+                label_dropout=training.label_dropout,
+                class_names=train_set.class_names,
+                min_snr_gamma=training.min_snr_gamma,
+                seed=training.seed,
+            )
+            model.compile(
+                self.build_optimizer(),
+                loss=training.loss,
+                jit_compile=training.jit_compile,
+                steps_per_execution=training.steps_per_execution,
+            )
+        return model
+
+    def copy_weights(self, path, network):
+        source = load_diffusion_model(path).ema_network
+        if [w.shape for w in source.weights] != [w.shape for w in network.weights]:
+            raise ValueError(
+                f"init_from={path}: its network ({source.count_params():,} parameters) is not the "
+                f"configured one ({network.count_params():,} parameters). Give data and network "
+                "the values in the config.yaml beside that file."
+            )
+        network.set_weights(source.get_weights())
+
+    def build_optimizer(self):
+        """Adam, whose learning rate rises during the warm-up and then stays or falls to 0."""
+        training = self.config.training
+        rate, warmup = training.learning_rate, training.warmup_steps
+        total = training.epochs * len(self.dataset)
+        if warmup >= total:
+            raise ValueError(f"warmup_steps={warmup} must be less than the {total} steps.")
+        if training.learning_rate_decay == "cosine":
+            warm = {"warmup_target": rate, "warmup_steps": warmup} if warmup else {}
+            rate = CosineDecay(0.0 if warmup else rate, total - warmup, **warm)
+        elif warmup:
+            rate = PolynomialDecay(0.0, warmup, end_learning_rate=rate)  # stays at its end
+        # Keras expects None for one batch a step.
+        accumulated = training.gradient_accumulation if training.gradient_accumulation > 1 else None
+        return FusedAdam(rate, clipnorm=training.clipnorm, gradient_accumulation_steps=accumulated)
+
+    def fit(self):
+        """Trains. Of several processes, the first writes and prints."""
+        training, callbacks = self.config.training, list(self.loggers)  # they add to the logs
+        log = self.folder / "log.csv"
+        if is_chief():
+            keep_rows(log, self.epochs_done)
+            callbacks += [
+                keras.callbacks.CSVLogger(log, append=True),
+                # Once an epoch has a checkpoint, it has a row in the log.
+                Checkpoint(self.folder / "checkpoints", every=training.checkpoint_every),
+                Throughput(len(self.dataset) * training.batch_size, training.epochs),
+            ]
+            self.describe()
+        self.model.fit(
+            self.dataset,
+            validation_data=self.validation,
+            epochs=training.epochs,
+            initial_epoch=self.epochs_done,
+            callbacks=callbacks,
+            verbose=("auto" if sys.stdout.isatty() else 2) if is_chief() else 0,
+        )
+
+    def describe(self):
+        # TensorFlow's devices have long names: "/job:localhost/replica:0/task:0/device:GPU:0".
+        device = str(keras.ops.zeros(()).device).split("device:")[-1].lower()
+        device = f"{self.devices} devices" if self.devices > 1 else device
+        held_out = 0 if self.validation is None else len(self.validation.images)
+        shape = "x".join(map(str, self.model.sample_shape))
+        print(
+            f"network      {self.model.network.count_params():,} parameters\n"
+            f"images       {len(self.dataset.images)} for training, {held_out} for validation, "
+            f"{shape}\n"
+            f"steps        {len(self.dataset)} an epoch\n"
+            f"backend      {keras.backend.backend()} on {device}\n"
+            f"epochs       {self.epochs_done} of {self.config.training.epochs} are done",
+            flush=True,
+        )
+
+    def finish(self):
+        """The loss as a picture, samples from the averaged weights, and the model itself."""
+        count, model, labels = self.config.sampling.num_images, self.model, None
+        if model.num_classes is not None:
+            labels = np.arange(count) % model.num_classes
+        images = model.generate(count, labels, **self.sampling)
+        if is_chief():
+            plot_history(self.folder / "log.csv", self.folder / "loss.png")
+            save_image(self.folder / "samples.png", image_grid(images))
+            with atomic_write(self.folder / "final.keras") as partial:  # last: it ends the run
+                model.save(partial)
+            for name in ("final.keras", "samples.png", "loss.png", "log.csv"):
+                print(self.folder / name)
+        processes_agree(0)  # the others wait until it is written
+
+
+def keep_rows(csv_path, epochs_done):
+    """Cuts a log to the epochs of the checkpoint; the others are run again."""
+    if csv_path.exists():
+        rows = csv_path.read_bytes().splitlines(keepends=True)
+        with atomic_write(csv_path) as partial:
+            partial.write_bytes(b"".join(rows[: epochs_done + 1]) if epochs_done else b"")

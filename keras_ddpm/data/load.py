@@ -1,0 +1,105 @@
+"""`load_images`: a set of images by name, from any source."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from keras_ddpm.data.drawn_flowers import CLASS_NAMES, draw_flowers
+from keras_ddpm.data.folder import load_folder, walk_images
+from keras_ddpm.data.images import ImageSet, check_request
+from keras_ddpm.data.keras_datasets import is_keras_dataset, load_keras_dataset
+from keras_ddpm.data.tfds import is_prepared, load_tfds
+from keras_ddpm.validation import check_choice, check_int
+
+DATA_ENVIRONMENT_VARIABLE = "KERAS_DDPM_DATA"
+DRAWN_SPLITS = ("train", "validation", "test")
+FOLDER_SPLITS = {"train", "valid", "validation", "val", "dev", "test"}
+
+
+def load_images(
+    name,
+    split=None,
+    image_size=64,
+    channels=3,
+    data_dir=None,
+    background="white",
+    num_images=None,
+    seed=0,
+):
+    """Loads a set of images by name: the embedded set, a published one, or a folder.
+
+    Args:
+        name: `"drawn_flowers"` for the embedded set; `"mnist"`, `"fashion_mnist"` or `"cifar10"`,
+            or the path of a file such as mnist.npz, see `load_keras_dataset`; a folder, given as a
+            path, or relative to `data_dir` or to the environment variable KERAS_DDPM_DATA; or an
+            image data set of TensorFlow Datasets (TFDS), such as `"oxford_flowers102"`. A folder
+            with the name of a set is given as `"./mnist"`.
+        split: `"train"` (the default), `"test"`, and for the embedded set `"validation"`; for a
+            folder the name of a sub-folder, by default the whole folder, or its `train` if all its
+            sub-folders are named like splits; for TFDS its syntax.
+        image_size: int or (height, width). Images are cropped centrally to this shape and resized
+            to it with antialiasing.
+        channels: 3 for colour or 1 for grey.
+        data_dir: where to look for folders and .npz files, and where TFDS keeps its data sets.
+        background: what shows through transparent pixels of a folder's images: a colour name or
+            `"#rrggbb"`.
+        num_images: load only the first so many; None is all (4096 for the embedded set).
+        seed: which drawings the embedded set makes; its splits never share any.
+
+    Returns:
+        An `ImageSet`: images uint8 `(n, height, width, channels)`, labels int32 or None.
+
+    Raises an ImportError without TFDS, and a RuntimeError if a download failed.
+
+    >>> load_images("drawn_flowers", image_size=32, num_images=8).images.shape
+    (8, 32, 32, 3)
+    """
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        raise TypeError(f"name={name!r} must be the name of a data set or a folder.")
+    if split is not None and not isinstance(split, str):
+        raise TypeError(f"split={split!r} must be a string or None.")
+    check_request(image_size, channels, num_images)
+    name = os.fspath(name)
+    roots = [root for root in (data_dir, os.environ.get(DATA_ENVIRONMENT_VARIABLE)) if root]
+    if name == "drawn_flowers":
+        return _draw(split or "train", image_size, channels, num_images, seed)
+    options = {"image_size": image_size, "channels": channels, "num_images": num_images}
+    if is_keras_dataset(name):
+        return load_keras_dataset(name, split or "train", roots=roots, **options)
+    folder = _find_folder(name, roots)
+    if folder is None or is_prepared(folder):
+        return load_tfds(folder or name, split or "train", data_dir=data_dir, **options)
+    return load_folder(_split_folder(folder, split), background=background, **options)
+
+
+def _draw(split, image_size, channels, num_images, seed):
+    check_choice("split", split, DRAWN_SPLITS)
+    check_int("seed", seed, minimum=0)
+    # Different pairs of split and seed give different numbers.
+    seed = len(DRAWN_SPLITS) * seed + DRAWN_SPLITS.index(split)
+    images, labels = draw_flowers(num_images or 4096, image_size=image_size, seed=seed)
+    if channels == 1:
+        brightness = images @ np.float32([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow does
+        images = np.round(brightness[..., None]).astype(np.uint8)
+    return ImageSet(images, labels, CLASS_NAMES)
+
+
+def _find_folder(name, roots):
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    for root in roots:
+        folder = Path(root, name).expanduser()
+        # An interrupted download leaves an empty folder of this name.
+        if folder.is_dir() and (is_prepared(folder) or any(walk_images(folder))):
+            return folder
+    return None
+
+
+def _split_folder(folder, split):
+    names = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != ".")
+    if split is None:
+        return folder / "train" if "train" in names and set(names) <= FOLDER_SPLITS else folder
+    if split not in names:
+        raise ValueError(f"split={split!r} is no sub-folder of {folder}, which has {names}.")
+    return folder / split

@@ -1,0 +1,146 @@
+"""Folders of Hugging Face diffusers, read and written without torch and without diffusers."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from keras_ddpm.diffusers import scheduler, unet
+from keras_ddpm.diffusion import GaussianDiffusion
+from keras_ddpm.files import atomic_write, make_writable
+from keras_ddpm.unet import UNet
+
+PIPELINES = ("DDPMPipeline", "DDIMPipeline")
+INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+PICKLE = "diffusion_pytorch_model.bin"
+
+
+class Converted(NamedTuple):
+    """What `from_diffusers` reads."""
+
+    network: UNet
+    diffusion: GaussianDiffusion
+    sampling: dict  # the options of `generate` that the folder asks for: spacing, clip_denoised
+
+
+def from_diffusers(folder, image_size=None):
+    """Reads a model of Hugging Face diffusers, such as google/ddpm-cifar10-32.
+
+    Args:
+        folder: a path. Either that of a pipeline, with folders `unet` and `scheduler`, or with
+            the files of both side by side, as the older google/ddpm-* have them. Weights are
+            safetensors.
+        image_size: optional int or (height, width), instead of the config's `sample_size`.
+
+    Raises:
+        FileNotFoundError: if the folder, or a file in it, is missing.
+        ValueError: if the package has no such pipeline, network or scheduler, naming the setting;
+            if tensors do not fit; if a file is damaged; or if the weights are a pickle.
+
+    ```python
+    network, diffusion, sampling = from_diffusers("ddpm-cifar10-32")
+    model = DiffusionModel(network, diffusion)
+    images = model.generate(16, sampler="ddim", steps=50, **sampling)
+    ```
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(folder)!r}.")
+    if (folder / INDEX).is_file():
+        kind = _read_json(folder / INDEX).get("_class_name")
+        if kind not in PIPELINES:
+            raise ValueError(f"{folder / INDEX} is of a {kind}, not of {' or '.join(PIPELINES)}.")
+    is_flat = not (folder / "unet").is_dir()
+    unet_folder, scheduler_folder = (
+        folder if is_flat else folder / part for part in ("unet", "scheduler")
+    )
+    config = _read_json(unet_folder / CONFIG)
+    kind = config.get("_class_name", "UNet2DModel")
+    if kind != "UNet2DModel":
+        raise ValueError(f"{unet_folder / CONFIG} is of a {kind}, not of a UNet2DModel.")
+    diffusion, sampling = scheduler.diffusion_from_config(_read_json(scheduler_folder / SCHEDULER))
+    tensors = unet.with_current_names(_read_tensors(unet_folder))
+    network = unet.network_from_config(config, image_size)
+    _assign(network, tensors)
+    return Converted(network, diffusion, sampling)
+
+
+def to_diffusers(model, folder):
+    """Writes a folder that `DDPMPipeline.from_pretrained` of Hugging Face diffusers runs.
+
+    It holds the averaged network, bit for bit. The pipeline has no labels: load the folder's
+    `unet` as a `UNet2DModel` and give it `class_labels`; the last number means "no label".
+
+    `model` is a `DiffusionModel` with a `UNet`; a ValueError says what diffusers does not have.
+    Returns the folder, a `pathlib.Path`, which is created.
+
+    ```python
+    to_diffusers(model, "flowers")
+    # elsewhere: diffusers.DDPMPipeline.from_pretrained("flowers")(batch_size=4)
+    ```
+    """
+    network = model.ema_network
+    configs = {
+        f"unet/{CONFIG}": unet.config_of(network),
+        f"scheduler/{SCHEDULER}": scheduler.config_of(model.diffusion),
+        INDEX: {  # last: it says that the folder is complete
+            "_class_name": "DDPMPipeline",
+            "unet": ["diffusers", "UNet2DModel"],
+            "scheduler": ["diffusers", "DDPMScheduler"],
+        },
+    }
+    tensors = {
+        name: unet.to_theirs(ops.convert_to_numpy(variable), variable)
+        for name, variable in unet.named_variables(network).items()
+    }
+    folder = make_writable(folder)
+    for part in ("unet", "scheduler"):
+        make_writable(folder / part)
+    with atomic_write(folder / "unet" / WEIGHTS) as partial:
+        partial.write_bytes(save(tensors, metadata={"format": "pt"}))
+    for name, config in configs.items():
+        with atomic_write(folder / name) as partial:
+            partial.write_text(json.dumps(config, indent=2) + "\n")
+    return folder
+
+
+def _read_json(path):
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}.")
+    try:
+        return json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _read_tensors(folder):
+    if not (folder / WEIGHTS).is_file():
+        if (folder / PICKLE).is_file():
+            raise ValueError(
+                f"{folder / PICKLE} is a pickle, which may run any code when it is read. Convert "
+                "it where diffusers is installed and the file is trusted: UNet2DModel."
+                f"from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+            )
+        raise FileNotFoundError(f"there is no {folder / WEIGHTS}.")
+    try:
+        return load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged: {error}") from error
+
+
+def _assign(network, tensors):
+    variables = unet.named_variables(network)
+    for one, other, what in ((variables, tensors, "missing"), (tensors, variables, "unknown")):
+        if names := sorted(one.keys() - other.keys()):
+            raise ValueError(f"{len(names)} tensors are {what}, such as {names[0]!r}.")
+    for name, variable in variables.items():
+        array = tensors[name]
+        expected = unet.to_theirs(np.empty(variable.shape), variable).shape
+        if array.shape != expected:
+            raise ValueError(f"{name!r} has shape {array.shape}, but the config says {expected}.")
+        variable.assign(unet.to_ours(array.astype("float32"), variable))

@@ -1,0 +1,4 @@
+"""`DiffusionModel`: a network, a diffusion process and averaged weights, as a `keras.Model`."""
+
+from keras_ddpm.model.load import load_diffusion_model
+from keras_ddpm.model.model import DiffusionModel

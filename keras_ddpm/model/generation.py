@@ -1,0 +1,205 @@
+"""`generate`: samples from a model's averaged weights."""
+
+import numpy as np
+from keras import ops
+
+from keras_ddpm.backend import network_function
+from keras_ddpm.clipping import check_clip_denoised
+from keras_ddpm.samplers import choose_frames, get_sampler
+from keras_ddpm.samplers.loop import SamplingLoop
+from keras_ddpm.samplers.noise import choose_seed, initial_noise
+from keras_ddpm.validation import check_int, check_labels
+
+
+class Generation:
+    """The part of a `DiffusionModel` that samples."""
+
+    _sampling_loop = None  # made at the first call
+
+    def generate(
+        self,
+        num_images=None,
+        labels=None,
+        guidance_scale=1.0,
+        sampler="ddim",
+        clip_denoised=None,
+        seed=None,
+        noise=None,
+        given=(),
+        batch_size=64,
+        progress=False,
+        return_trajectory=False,
+        **options,
+    ):
+        """Samples from the averaged weights.
+
+        Args:
+            num_images: int, how many; not needed with `noise` or a list of labels.
+            labels: one class, or `num_images` of them: ints, or names in the model's `class_names`.
+                None means "no label".
+            guidance_scale: float, or floats `(num_images,)`, the weight of classifier-free guidance
+                towards the labels (Ho & Salimans 2022). 1 is no guidance, and takes half the time.
+            sampler: a name in `keras_ddpm.samplers.SAMPLERS`, or a `Sampler`.
+            clip_denoised: see `clip_start`; None clips images, and does not clip points.
+            seed: optional int. A seed gives the same images for every `batch_size`. None follows
+                `keras.utils.set_random_seed`.
+            noise: optional float array `(num_images, ...)`, x_T.
+            given: arrays `(num_images, ...)` for the sampler's steps, see `StepInputs`.
+            batch_size: int, how many images are in memory at once.
+            progress: bool, whether to show a progress bar.
+            return_trajectory: True for every step, an int for so many evenly spaced ones, or a
+                list of step numbers.
+            **options: options of a sampler given by name: steps, spacing, timesteps, eta.
+
+        Returns:
+            float32 NumPy array `(num_images, ...)`, images in [-1, 1]. With `return_trajectory`
+            also a `Trajectory`.
+
+        ```python
+        images = model.generate(16, labels=3, guidance_scale=2.0, sampler="ddim", steps=20, seed=0)
+        ```
+        """
+        request = self.check_request(
+            num_images, labels, guidance_scale, sampler, clip_denoised, seed, noise, **options
+        )
+        steps = len(request["sampler"].plan(self.diffusion))
+        request["frames"] = choose_frames("return_trajectory", return_trajectory, steps)
+        request["batch_size"] = check_int("batch_size", batch_size)
+        return self.sampling_loop.sample(**request, given=given, progress=progress)
+
+    def watch(self, num_images=None, labels=None, frames=True, **options):
+        """As `generate`, but a generator that yields while it samples. All images are one batch.
+
+        `frames` says which steps to yield, as `return_trajectory` of `generate`.
+
+        Yields:
+            `(t, x_t, x_start)`: the timestep, and two float32 NumPy arrays `(num_images, ...)`,
+            the noisy state and x̂₀ as predicted from it; at the end -1, and the samples twice.
+
+        ```python
+        for t, x_t, x_start in model.watch(16, frames=5, steps=20, seed=0):
+            save_image("now.png", image_grid(x_start))
+        ```
+        """
+        request = self.check_request(num_images, labels, **options)
+        frames = choose_frames("frames", frames, len(request["sampler"].plan(self.diffusion)))
+        return self.sampling_loop.watch(**request, frames=frames)
+
+    def check_request(
+        self,
+        num_images,
+        labels,
+        guidance_scale=1.0,
+        sampler="ddim",
+        clip_denoised=None,
+        seed=None,
+        noise=None,
+        **options,
+    ):
+        """The arguments of `generate`, checked, as those of the sampling loop."""
+        sampler = get_sampler(sampler, **options)
+        sampler.coefficients(self.diffusion, sampler.plan(self.diffusion))  # may refuse
+        seed = choose_seed(seed)
+        if noise is None:
+            if num_images is None and np.ndim(labels) == 1:
+                num_images = len(labels)
+            num_images = check_int("num_images", num_images)
+            noise = initial_noise(seed, (num_images, *self.sample_shape))
+        noise = np.asarray(noise)
+        count = noise.shape[:1] if num_images is None else (num_images,)
+        expected = (*count, *self.sample_shape)
+        is_array = noise.dtype.kind in "fiu" and noise.shape == expected and noise.size > 0
+        if not (is_array and np.isfinite(noise).all()):
+            raise ValueError(
+                f"noise of shape {noise.shape} and dtype {noise.dtype} must be finite numbers of "
+                f"shape {expected}, at least one sample."
+            )
+        return {
+            "noise": noise.astype("float32"),
+            "sampler": sampler,
+            "seed": seed,
+            "clip_denoised": self.choose_clip(clip_denoised),
+            "conditions": self.sampling_conditions(labels, guidance_scale, len(noise)),
+        }
+
+    def choose_clip(self, clip_denoised):
+        """`clip_denoised`, where None clips images and does not clip points."""
+        return check_clip_denoised(self.is_image if clip_denoised is None else clip_denoised)
+
+    def sampling_conditions(self, labels, guidance_scale, num_images):
+        """What the denoiser gets besides x_t and t: (), (labels,) or (labels, scales)."""
+        scales = np.asarray(guidance_scale)
+        fits = scales.dtype.kind in "iuf" and scales.shape in ((), (num_images,))
+        if not fits or not (np.isfinite(scales) & (scales >= 0)).all():
+            raise ValueError(
+                f"guidance_scale={guidance_scale!r} must be one number of at least 0, or "
+                f"{num_images} of them."
+            )
+        is_guided = bool((scales != 1).any())
+        if is_guided and (labels is None or self.num_classes is None):
+            raise ValueError(
+                f"guidance_scale={guidance_scale!r} needs labels to guide towards, of a model with "
+                "classes; without them leave it at 1."
+            )
+        if is_guided:
+            self.check_guidance(f"guidance_scale={guidance_scale!r}")
+        if self.num_classes is None:
+            if labels is not None:
+                raise ValueError(
+                    f"labels={labels!r} were given, but the network has no classes. Build it with "
+                    "num_classes and train it with labels."
+                )
+            return ()
+        if labels is None:
+            return (np.full(num_images, self.num_classes, "int32"),)  # "no label"
+        labels = check_labels("labels", labels, num_images, self.num_classes, self.class_names)
+        if not is_guided:
+            return (labels,)
+        return labels, np.broadcast_to(scales, (num_images,)).astype("float32")
+
+    def check_guidance(self, argument):
+        """Refuses guidance for a model that was never trained without labels."""
+        if self.label_dropout == 0:
+            raise ValueError(
+                f'{argument} compares with "no label", which this model was not trained for '
+                "(label_dropout=0). Train with label_dropout=0.1."
+            )
+
+    @property
+    def sampling_loop(self):
+        """The `SamplingLoop` of the averaged network; it keeps the compiled programs."""
+        if self._sampling_loop is None:
+            self._sampling_loop = self.loop_of(self.ema_network)
+        return self._sampling_loop
+
+    def loop_of(self, network):
+        """A new `SamplingLoop` of a network with the inputs of this model's."""
+        run = network_function(network, training=False)
+
+        def predict(*inputs):
+            return run(list(inputs))
+
+        def denoise(x_t, t, *conditions):
+            if len(conditions) < 2:
+                return predict(x_t, t, *conditions)
+            label, scale = conditions
+            return guide(predict, x_t, t, label, self.num_classes, scale)
+
+        return SamplingLoop(denoise, self.diffusion, network.variables, self.jit_compile)
+
+
+def guide(denoiser, x_t, t, label, no_label, scale):
+    """Classifier-free guidance: Ho & Salimans (2022).
+
+    ϵ = ϵ_uncond + s (ϵ_cond − ϵ_uncond), both from one doubled batch. With s = 1 that is ϵ_cond;
+    Ho & Salimans' w (eq. 6) is s − 1. x₀ and v are linear in ϵ, so the same formula guides them.
+    `scale` holds s for each image, float32 `(batch,)`.
+    """
+    both = denoiser(
+        ops.concatenate([x_t, x_t]),
+        ops.concatenate([t, t]),
+        ops.concatenate([label, ops.full_like(label, no_label)]),
+    )
+    conditional, unconditional = ops.split(both, 2)
+    scale = ops.reshape(scale, (-1,) + (1,) * (len(x_t.shape) - 1))
+    return unconditional + scale * (conditional - unconditional)

@@ -1,0 +1,196 @@
+"""`DiffusionModel`: a network, a diffusion process and an averaged copy, as a `keras.Model`."""
+
+import keras
+from keras import ops
+
+from keras_ddpm.backend import TrainStep, network_function
+from keras_ddpm.devices import check_batches
+from keras_ddpm.diffusion import GaussianDiffusion
+from keras_ddpm.model import faults
+from keras_ddpm.model.batches import batch_sizes
+from keras_ddpm.model.export import Export
+from keras_ddpm.model.generation import Generation
+from keras_ddpm.model.saving import Saving, copy_network
+from keras_ddpm.model.training import Training
+from keras_ddpm.schedules import min_snr_weights
+from keras_ddpm.validation import check_number
+
+VALIDATION_SEED = 2020  # any fixed number: each evaluation then draws the same noise
+
+
+@keras.saving.register_keras_serializable("keras_ddpm")
+class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Model):
+    """Trains a denoiser with `fit`, and samples from its averaged weights with `generate`.
+
+    `fit` and `evaluate` take images, or (images, labels), from NumPy, tf.data, a PyDataset or a
+    torch DataLoader: uint8, or float in [-1, 1], `(batch, height, width, channels)`.
+
+    Args:
+        network: a `UNet` or `MLP`, or another functional `keras.Model` that is called as
+            `network([x_t, t])`, or as `network([x_t, t, label])` with an Embedding layer named
+            `"label_embedding"` whose last row means "no label".
+        diffusion: a `GaussianDiffusion`; None is its default.
+        ema_decay: float in [0, 1), decay of the averaged weights.
+        label_dropout: float in [0, 1), share of labels replaced by "no label" in training, which
+            classifier-free guidance needs (Ho & Salimans 2022).
+        class_names: optional names of the classes, `num_classes` of them, for `generate`.
+        min_snr_gamma: optional float > 0, see `min_snr_weights`. None gives all timesteps the same
+            loss weight (Ho et al.).
+        seed: optional int, for timesteps, noise and label dropout.
+
+    ```python
+    network = UNet(16, widths=(8, 16), has_attention=(False, True))
+    model = DiffusionModel(network, GaussianDiffusion())
+    model.compile(optimizer=keras.optimizers.Adam(2e-4), loss="mse")
+    model.fit(np.zeros((32, 16, 16, 3), "uint8"), batch_size=8, epochs=1)
+    samples = model.generate(4, sampler="ddim", steps=20, seed=0)
+    ```
+    """
+
+    def __init__(
+        self,
+        network,
+        diffusion=None,
+        ema_decay=0.999,
+        label_dropout=0.1,
+        class_names=None,
+        min_snr_gamma=None,
+        seed=None,
+        **kwargs,
+    ):
+        if not isinstance(network, keras.Model) or len(network.inputs or ()) not in (2, 3):
+            raise ValueError(
+                f"network={network!r} must be a functional keras.Model with the inputs [x_t, t] or "
+                "[x_t, t, label], such as a UNet."
+            )
+        diffusion = GaussianDiffusion() if diffusion is None else diffusion
+        if not isinstance(diffusion, GaussianDiffusion):
+            raise TypeError(f"diffusion={diffusion!r} must be a GaussianDiffusion.")
+        # Keras chooses loss scaling by this policy. The inputs keep their precision.
+        super().__init__(dtype=network.dtype_policy, autocast=False, **kwargs)
+        self.network, self.diffusion = network, diffusion
+        self.ema_decay = check_number("ema_decay", ema_decay, "[0, 1)")
+        self.label_dropout = check_number("label_dropout", label_dropout, "[0, 1)")
+        self.ema_network = copy_network(network)
+        self.ema_network.trainable = False
+
+        self.sample_shape = tuple(network.inputs[0].shape[1:])
+        self.is_image = len(self.sample_shape) == 3
+        self.num_classes = None
+        if len(network.inputs) == 3:
+            self.num_classes = network.get_layer("label_embedding").input_dim - 1
+        self.class_names = None if class_names is None else [str(name) for name in class_names]
+        if class_names is not None and len(set(self.class_names)) != self.num_classes:
+            raise ValueError(
+                f"class_names has {len(set(self.class_names))} different names, but the network "
+                f"has {self.num_classes or 'no'} classes: give each class a name of its own."
+            )
+        self.min_snr_gamma, self._timestep_weights = min_snr_gamma, None
+        if min_snr_gamma is not None:
+            self._timestep_weights = min_snr_weights(diffusion, min_snr_gamma)
+
+        self._run_network = network_function(network, training=True)
+        self._run_averaged = network_function(self.ema_network, training=False)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.validation_seeds = keras.random.SeedGenerator(VALIDATION_SEED)
+        self.updates = self._state("updates", (), "int32")  # of the averaged weights
+        # The mean of the training data in each channel, which the samples' tint is compared with.
+        self.data_mean = self._state("data_mean", self.sample_shape[-1:])
+        self.fault = self._state("fault", (3,))
+        self.built = True
+
+    def _state(self, name, shape, dtype="float32"):
+        return self.add_weight(
+            name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False
+        )
+
+    def call(self, inputs, training=False):
+        """The prediction for `[x_t, t]` or `[x_t, t, label]`: of the averaged network, or of the
+        trained one with `training=True`."""
+        return self._run_network(inputs) if training else self._run_averaged(inputs)
+
+    def compile(self, optimizer="adam", loss="mse", jit_compile="auto", **kwargs):
+        """As `keras.Model.compile`; the loss compares the network's output with its target."""
+        check_batches([])
+        _check_weights(self.network)
+        super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
+        self.requested_jit_compile = jit_compile
+        # Keras would build these with the first batch, by calling the model on raw images.
+        example = ops.zeros((1, *self.sample_shape))
+        self.compute_loss(y=example, y_pred=example)
+        self.compute_metrics(None, example, example)
+        self.reset_metrics()
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
+    ):
+        """As `keras.Model.fit`. `y`, if there is one, holds labels.
+
+        A PyDataset is served in its own order: `shuffle` is False for it unless given.
+
+        Raises:
+            ValueError: for pixels outside [-1, 1] or NaN, labels out of range, or batches that do
+                not divide among several devices.
+            FloatingPointError: once the loss or the gradients are no longer finite. The weights
+                are then those before that step.
+            MemoryError: when memory runs out in training.
+        """
+        self.fault.assign(ops.zeros((3,)))
+        callbacks = [faults.StopOnFault(), *keras.tree.flatten(callbacks or [])]
+        if isinstance(x, keras.utils.PyDataset):
+            kwargs.setdefault("shuffle", False)
+        if kwargs.get("sample_weight") is not None and y is None:
+            raise ValueError(
+                "sample_weight was given without y (labels): Keras would drop it. Pass a dataset "
+                "whose batches are (x, labels, sample_weight)."
+            )
+        sizes = batch_sizes(x, batch_size)
+        check_batches(sizes)
+        if (data := kwargs.get("validation_data")) is not None:
+            data = data[0] if isinstance(data, tuple | list) else data
+            check_batches(batch_sizes(data, kwargs.get("validation_batch_size") or batch_size))
+        try:
+            return super().fit(
+                x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs
+            )
+        except Exception as error:
+            faults.raise_memory_error(error, sizes)
+            raise
+
+    def train_on_batch(self, *args, **kwargs):
+        """As `keras.Model.train_on_batch`, with the errors of `fit`."""
+        self.fault.assign(ops.zeros((3,)))
+        result = super().train_on_batch(*args, **kwargs)
+        faults.raise_fault(self, "in this batch")
+        return result
+
+    def test_on_batch(self, *args, **kwargs):
+        """As `keras.Model.test_on_batch`, with the errors of `evaluate`."""
+        result = super().test_on_batch(*args, **kwargs)
+        faults.raise_fault(self, "in this batch")
+        return result
+
+    def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
+        """As `keras.Model.evaluate`: the loss of the averaged weights, with the same noise each
+        time."""
+        check_batches(batch_sizes(x, batch_size))
+        faults.raise_fault(self, "in training")  # of the epoch that this validation ends
+        state = self.validation_seeds.state
+        state.assign(ops.cast([VALIDATION_SEED, 0], state.dtype))
+        result = super().evaluate(x, y, batch_size, *args, **kwargs)
+        faults.raise_fault(self, "in the evaluation data")
+        return result
+
+
+def _check_weights(network):
+    """Refuses a network without trainable weights, or with weights too coarse for small steps."""
+    if not network.trainable_weights:
+        raise ValueError(f"the network {network.name!r} has no trainable weights.")
+    for weight in network.trainable_weights:
+        if weight.dtype in ("bfloat16", "float16"):
+            raise ValueError(
+                f"the weight {weight.path!r} is {weight.dtype}, too coarse for training. Build the "
+                f'network with dtype="mixed_{weight.dtype}", which has float32 weights.'
+            )

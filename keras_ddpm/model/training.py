@@ -1,0 +1,104 @@
+"""What a training step computes, except for the gradients: those are in `backend/`."""
+
+import keras
+from keras import ops
+
+from keras_ddpm.model import faults
+from keras_ddpm.model.batches import data_to_float, labels_to_int, stratified_timesteps
+
+
+class Training:
+    """The part of a `DiffusionModel` between a batch and its loss, and after the gradients."""
+
+    def prepare_batch(self, data, validation=False):
+        """One batch, x, (x, labels) or (x, labels, sample_weight), ready for the loss: a dict with
+        `x_start`, `t`, `noise`, `sample_weight`, `fault`, and with classes `label`.
+        """
+        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x_start = data_to_float(x, self.sample_shape)
+        fault = faults.examine_pixels(x_start, self.is_image)
+        t, noise, is_dropped = self.draw(ops.shape(x_start), validation)
+        if self._timestep_weights is not None:
+            by_time = ops.take(ops.convert_to_tensor(self._timestep_weights, "float32"), t)
+            given = 1.0 if sample_weight is None else ops.cast(sample_weight, "float32")
+            sample_weight = by_time * given
+        batch = {"x_start": x_start, "t": t, "noise": noise, "sample_weight": sample_weight}
+        if self.num_classes is None:
+            if labels is not None:
+                raise ValueError(
+                    "labels were given to an unconditional network. Build it with num_classes, "
+                    "or leave the labels out: `dataset.map(lambda x, y: x)`."
+                )
+            return {**batch, "fault": fault}
+        labels = labels_to_int(labels, self.num_classes)
+        fault = faults.first_fault(fault, faults.examine_labels(labels, self.num_classes))
+        # A wrong label counts as "no label" until the fault is raised.
+        is_wrong = ops.logical_or(labels < 0, labels >= self.num_classes)
+        no_label = ops.logical_or(is_dropped, is_wrong)
+        return {**batch, "fault": fault, "label": ops.where(no_label, self.num_classes, labels)}
+
+    def draw(self, shape, validation=False):
+        """Timesteps `(batch,)` int32, noise of `shape`, and bools `(batch,)`: whose label to drop.
+
+        In validation the timesteps are spread evenly, and no label is dropped.
+        """
+        total = self.diffusion.timesteps
+        if validation:
+            seeds = self.validation_seeds  # `evaluate` resets them
+            t = stratified_timesteps(shape[0], total, keras.random.uniform((), seed=seeds))
+            is_dropped = ops.zeros(shape[:1], "bool")
+        else:
+            seeds = self.seed_generator
+            t = keras.random.randint(shape[:1], 0, total, dtype="int32", seed=seeds)
+            is_dropped = keras.random.uniform(shape[:1], seed=seeds) < self.label_dropout
+        return t, keras.random.normal(shape, dtype="float32", seed=seeds), is_dropped
+
+    def denoising_loss(self, batch, training):
+        """The simplified objective E ‖ϵ − ϵ_θ(√ᾱ_t x₀ + √(1 − ᾱ_t) ϵ, t)‖², eq. 14.
+
+        x₀ or v takes the place of ϵ if the diffusion's `prediction` says so, and the compiled loss
+        that of the squared error. With `training` the trained network is run, else the averaged
+        one. Returns the scalar loss, the target and the network's output.
+        """
+        x_start, t, noise = batch["x_start"], batch["t"], batch["noise"]
+        x_t = self.diffusion.q_sample(x_start, t, noise)
+        inputs = [x_t, t] + ([batch["label"]] if "label" in batch else [])
+        output = self(inputs, training=training)
+        target = self.diffusion.target(x_start, t, noise)
+        weight = batch["sample_weight"]
+        if weight is not None:  # one weight an image, for losses of one value a pixel
+            weight = ops.reshape(weight, (-1,) + (1,) * (len(x_start.shape) - 2))
+        return self.compute_loss(x_t, target, output, weight, training), target, output
+
+    def examine(self, batch, loss, gradients=()):
+        """Records the first fault there is; returns whether the step may change the weights."""
+        may_overflow = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        step = faults.examine_step(loss, gradients, may_overflow)
+        self.fault.assign(faults.first_fault(self.fault.value, batch["fault"], step))
+        return ops.equal(self.fault[0], faults.HEALTHY)
+
+    def apply_gradients(self, gradients, batch):
+        """One optimizer step, then one update of the averages: of the weights and of the data.
+
+        ema ← ema + (1 − decay) (weights − ema). The decay of update n is at most
+        (1 + n) / (10 + n), so that the average soon forgets the random initial weights.
+        """
+        before = ops.copy(self.optimizer.iterations)
+        self.step_optimizer(gradients)
+        # Gradient accumulation and loss scaling skip updates, and then this does as well.
+        is_update = self.optimizer.iterations > before
+        self.updates.assign_add(ops.cast(is_update, "int32"))
+        n = ops.cast(self.updates, "float32")
+        decay = ops.minimum(self.ema_decay, (1 + n) / (10 + n))
+        rate = ops.where(is_update, 1 - decay, 0.0)
+        for average, weight in zip(self.ema_network.weights, self.network.weights):
+            average.assign_add(ops.cast(rate, average.dtype) * (weight - average))
+        batch_mean = ops.mean(batch["x_start"], axis=tuple(range(len(self.sample_shape))))
+        rate = ops.maximum(1 / ops.maximum(n, 1.0), 0.001)
+        self.data_mean.assign_add(rate * (batch_mean - self.data_mean))
+
+    def update_metrics(self, batch, loss, target, output):
+        """Updates the logs: the loss, and compiled metrics of target and output."""
+        tracker = next(metric for metric in self.metrics if metric.name == "loss")
+        tracker.update_state(loss, sample_weight=ops.shape(target)[0])
+        return self.compute_metrics(batch["x_start"], target, output, batch["sample_weight"])

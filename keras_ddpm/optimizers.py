@@ -1,0 +1,54 @@
+"""Adam with one kernel for each weight."""
+
+import keras
+from keras import ops
+
+from keras_ddpm.backend import adam_step
+
+
+@keras.saving.register_keras_serializable("keras_ddpm")
+class FusedAdam(keras.optimizers.Adam):
+    """`keras.optimizers.Adam`, with fewer operations for each weight.
+
+    The step is that of Keras up to rounding. TensorFlow builds a smaller graph, so the first step
+    of a large network starts sooner. `keras.optimizers.Adam` does as well for training.
+
+    Args:
+        learning_rate, beta_1, beta_2, epsilon, **kwargs: as for `keras.optimizers.Adam`; `amsgrad`
+            is not supported.
+
+    ```python
+    model.compile(optimizer=FusedAdam(2e-4))
+    ```
+    """
+
+    def __init__(self, learning_rate=0.001, amsgrad=False, **kwargs):
+        if amsgrad:
+            raise ValueError("amsgrad=True is not supported; use keras.optimizers.Adam.")
+        super().__init__(learning_rate, **kwargs)
+
+    def build(self, variables):
+        if self.built:
+            return
+        super(keras.optimizers.Adam, self).build(variables)  # not the moments of Keras' Adam
+        self.moments = {}
+        for variable in variables:
+            moments = [
+                self.add_variable_from_reference(variable, name=name)
+                for name in ("momentum", "velocity")
+            ]
+            self.moments[id(variable)] = moments
+            if keras.backend.backend() == "tensorflow":  # which passes its own to `update_step`
+                self.moments[id(variable.value)] = moments
+
+    def apply(self, grads, trainable_variables=None):
+        # Kingma & Ba (2015), end of section 2: corrects moments that begin at zero.
+        n = ops.cast(self.iterations + 1, "float32")
+        self.correction = ops.sqrt(1 - ops.power(self.beta_2, n)) / (1 - ops.power(self.beta_1, n))
+        super().apply(grads, trainable_variables)
+        self.correction = None
+
+    def update_step(self, gradient, variable, learning_rate):
+        momentum, velocity = self.moments[id(variable)]
+        step_size = self.correction * ops.cast(learning_rate, "float32")
+        adam_step(variable, momentum, velocity, gradient, step_size, self)

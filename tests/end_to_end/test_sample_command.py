@@ -1,0 +1,108 @@
+"""Drawing images from the command line: the files, the options, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from tools import error_line_of, make_model, random_weights, run_command, tiny_network
+
+from keras_ddpm import UNet, load_diffusion_model
+from keras_ddpm.cli import sample as command
+from keras_ddpm.cli.sample import parse_labels, sample
+from keras_ddpm.pixels import to_uint8
+
+
+def save_model(path, network):
+    make_model(network=network, class_names=("rose", "tulip")).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A model of grey images with two classes."""
+    path = tmp_path_factory.mktemp("models") / "model.keras"
+    return save_model(path, tiny_network(num_classes=2))
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+OPTIONS = "--num_images 3 --steps 4 --eta 0.5 --guidance_scale 2 --spacing leading --seed 7"
+OPTIONS = [*OPTIONS.split(), "--sampler", "dpm_solver++", "--dtype_policy", "mixed_bfloat16"]
+
+
+def test_the_files_hold_what_generate_draws(tmp_path, capsys):
+    network = random_weights(UNet(8, 1, (8,), (False,), 1, norm_groups=4, num_classes=2))
+    path, out = save_model(tmp_path / "unet.keras", network), tmp_path / "out"
+    run_command(sample, path, *OPTIONS, "--labels", "tulip", "0", "--output", out)
+    names = ["image_0000.png", "grid.png", "process.gif", "filmstrip.png"]
+    assert capsys.readouterr().out.split() == [str(out / name) for name in names]
+    assert {p.name for p in out.iterdir()} == {*names, "image_0001.png", "image_0002.png"}
+
+    model = load_diffusion_model(path, "mixed_bfloat16")
+    options = {"steps": 4, "eta": 0.5, "guidance_scale": 2.0, "spacing": "leading", "seed": 7}
+    images = model.generate(labels=[1, 0, 1], sampler="dpm_solver++", **options)
+    for i, image in enumerate(to_uint8(images)):
+        np.testing.assert_array_equal(read(out / f"image_{i:04d}.png"), image[..., 0])
+    assert read(out / "grid.png").shape == (8 * 22, 8 * 22)  # 8x8 pixels are shown as 64x64
+    assert read(out / "filmstrip.png").shape == (8 * (6 * 10 + 2), 8 * (5 * 10 + 2))
+    with Image.open(out / "process.gif") as gif:
+        assert gif.n_frames == 5 and gif.size == (8 * 2 * 22, 8 * 22)  # four steps, and the result
+        gif.seek(4)
+        assert gif.info["duration"] == 3000
+
+
+@pytest.mark.once
+def test_of_many_images_the_first_are_shown_emerging(tmp_path, monkeypatch, path):
+    """From a preset; with the process of two of three images."""
+    preset = load_diffusion_model(path).save_to_preset(tmp_path / "preset", dtype="float32")
+    few, many = tmp_path / "few", tmp_path / "many"
+    few_options = ["--num_images", 2, "--steps", 2, "--output", few]
+    run_command(sample, preset, *few_options)
+    monkeypatch.setattr(command, "MAX_IMAGES_IN_GIF", 2)
+    run_command(sample, preset, *few_options, "--num_images", 3, "--output", many)
+    for name in ("image_0000.png", "image_0001.png", "process.gif"):
+        assert (few / name).read_bytes() == (many / name).read_bytes()
+    assert (many / "image_0002.png").exists()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (["--labels", "rsoe"], "--labels=rsoe is no class, did you mean 'rose'"),
+        (["--guidance_scale", 2], "--guidance_scale=2.0 needs labels"),
+        (["--num_images", 0], "--num_images=0 must be at least 1"),
+        (["--num_images", 10**15, "--steps", 1], "Unable to allocate"),
+        (["--seed", -1], "--seed=-1 must be at least 0"),
+        (["--devices", 64], "--devices=64"),
+        (["--dtype_policy", "float8"], "float8"),
+        (["--output", "file/below"], "cannot write to 'file/below'"),
+    ],
+)
+def test_wrong_options_end_in_one_line(tmp_path, monkeypatch, path, options, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "MAX_IMAGES_IN_GIF", 1)
+    (tmp_path / "file").write_text("")
+    assert expected in error_line_of(sample, path, *options)
+
+
+@pytest.mark.once
+def test_what_is_no_model_ends_in_one_line(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.save(tmp_path / "other.keras")
+    for source, expected in (
+        ("nowhere.keras", "there is no file"),
+        ("other.keras", "not a DiffusionModel"),
+        ("drawn_flowers_61", "drawn_flowers_16"),
+    ):
+        message = error_line_of(sample, tmp_path / source, "--output", tmp_path / "out")
+        assert expected in message
+
+
+@pytest.mark.once
+def test_a_class_that_is_called_like_a_number_is_found_by_name():
+    assert parse_labels(["2", "0", "1"], ("0", "2", "1")) == [1, 0, 2]
+    assert parse_labels(["2", "0"], None) == [2, 0]

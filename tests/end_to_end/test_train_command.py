@@ -1,0 +1,200 @@
+"""Training from the command line: what a run writes, how it goes on, and what it refuses."""
+
+import contextlib
+import io
+import re
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import yaml
+from tools import TINY_RUN, error_line_of, error_of, example, run_command, to_numpy, to_options
+
+from keras_ddpm.cli.config import parse_config, save_config
+from keras_ddpm.cli.train import Run, train
+
+flowers = example("flowers.py")
+FILES = {"config.yaml", "log.csv", "loss.png", "samples.png", "final.keras"}
+FILES |= {f"samples/epoch_000{epoch}.png" for epoch in (1, 2)}
+FILES |= {f"checkpoints/epoch_000{epoch}.keras" for epoch in (1, 2)}
+
+
+def options(changes=()):
+    """Options of a tiny run."""
+    return to_options({"run": "run", **TINY_RUN, **dict(changes)})
+
+
+def read_log(path):
+    return np.genfromtxt(path, delimiter=",", names=True)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A folder where `examples/flowers.py` ran, and what it printed."""
+    folder = tmp_path_factory.mktemp("first")
+    other = {"class_path": "keras.callbacks.CSVLogger", "init_args": {"filename": "other.csv"}}
+    settings = {"logging.callbacks": [other], "data.num_images": 40}
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
+        run_command(flowers, *options(settings))
+    return folder, printed.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(first, tmp_path):
+    """A copy of that run, in this folder."""
+    return shutil.copytree(first[0] / "run", tmp_path / "run")
+
+
+def test_a_run_writes_and_prints_what_it_should(first):
+    folder, output = first
+    described, _, trained = output.partition("Epoch 1/2")
+    for line in (
+        " parameters\n",
+        "images       38 for training, 2 for validation, 16x16x3\n",
+        "steps        4 an epoch\n",
+        f"backend      {keras.backend.backend()} on ",
+        "epochs       0 of 2 are done\n",
+    ):
+        assert line in described, described  # before the first step
+    assert "run/final.keras" in trained
+    written = (folder / "run").rglob("*")
+    assert {str(p.relative_to(folder / "run")) for p in written if p.is_file()} == FILES
+    saved = yaml.safe_load((folder / "run" / "config.yaml").read_text())
+    assert saved["training"]["epochs"] == 2 and saved["network"]["widths"] == [8]
+    # The rest is that of examples/configs/embedded.yaml.
+    assert saved["diffusion"]["prediction"] == "velocity" and saved["data"]["use_labels"]
+    log = read_log(folder / "run" / "log.csv")
+    assert {"loss", "val_loss", "sample_mean_red", "data_mean_red"} <= set(log.dtype.names)
+    assert len(log) == 2 and np.isfinite(log["val_loss"]).all()
+    np.testing.assert_array_equal(read_log(folder / "other.csv")["loss"], log["loss"])
+    model = keras.saving.load_model(folder / "run" / "final.keras")
+    assert model.num_classes == 24 and "red 5-petalled" in model.class_names
+
+
+def test_a_finished_run_rests_and_may_be_made_longer(run, capsys):
+    before = (run / "final.keras").stat().st_mtime_ns
+    longer = {"data.num_images": 40, "training.epochs": 3}
+    run_command(flowers, *options({**longer, "training.epochs": 2}))
+    assert "run is finished: 2 epochs are done" in capsys.readouterr().out
+    assert (run / "final.keras").stat().st_mtime_ns == before
+
+    message = error_of(flowers, *options({**longer, "training.learning_rate": 1e-3}))
+    assert "  training.learning_rate: 0.0015 -> 0.001\n" in message
+    assert "--training.init_from" in message
+    run_command(flowers, *options(longer))
+    output = capsys.readouterr().out
+    assert "epochs       2 of 3 are done" in output and "Epoch 1/" not in output
+    assert len(read_log("run/log.csv")) == 3 and (run / "samples" / "epoch_0003.png").exists()
+    assert (run / "final.keras").stat().st_mtime_ns > before
+
+
+@pytest.mark.once
+def test_another_run_begins_with_the_averaged_weights(run):
+    source = keras.saving.load_model("run/final.keras")
+    preset = source.save_to_preset("preset", dtype="float32")
+    start = {"data.use_labels": True, "run": "tuned", "training.init_from": preset}
+    tuned = Run(parse_config(options(start))).model
+    for network in (tuned.network, tuned.ema_network):
+        for found, expected in zip(network.weights, source.ema_network.weights):
+            np.testing.assert_array_equal(to_numpy(found), to_numpy(expected))
+    before, after = source.network.get_weights(), source.ema_network.get_weights()
+    assert not all(map(np.array_equal, before, after))
+    wide = {**start, "network.widths": [16]}
+    assert f"--training.init_from={preset}: its network" in error_of(train, *options(wide))
+
+
+@pytest.mark.once
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "epoch_0001.keras").write_bytes(b"PK")
+    save_config(parse_config(options()), "run/config.yaml")
+    message = error_of(train, *options())
+    assert message.startswith("error: ") and "epoch_0001.keras' is truncated" in message
+
+
+@pytest.mark.once
+def test_the_settings_of_the_optimisation_reach_the_model():
+    """Without a step: the objects of a run know what they were told."""
+    training = {
+        "gradient_accumulation": 3,
+        "learning_rate_decay": "cosine",
+        "learning_rate": 0.1,
+        "epochs": 5,
+        "warmup_steps": 4,
+        "clipnorm": 1.5,
+        "loss": "huber",
+        "ema_decay": 0.5,
+        "label_dropout": 0.25,
+        "min_snr_gamma": 5,
+        "remat": True,
+        "dtype_policy": "mixed_bfloat16",
+        "jit_compile": False,
+        "steps_per_execution": 2,
+    }
+    data = {"use_labels": True, "flip": False, "channels": 1, "validation_split": "test"}
+    sampling = {"guidance_scale": 2, "every": 3, "sampler": "heun"}
+    sections = {"training": training, "data": data, "sampling": sampling}
+    settings = {f"{name}.{key}": v for name, keys in sections.items() for key, v in keys.items()}
+    run = Run(parse_config(options(settings)))
+    model, optimizer, (samples,) = run.model, run.model.optimizer, run.loggers
+    assert (optimizer.gradient_accumulation_steps, optimizer.clipnorm) == (3, 1.5)
+    schedule = keras.optimizers.schedules.deserialize(optimizer.get_config()["learning_rate"])
+    rates = [float(to_numpy(schedule(step))) for step in (0, 2, 4, 7, 10)]
+    np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.05, 0], atol=1e-6)
+    assert (model.loss, model.steps_per_execution, model.jit_compile) == ("huber", 2, False)
+    assert (model.ema_decay, model.label_dropout, model.min_snr_gamma) == (0.5, 0.25, 5)
+    assert model.network.remat and model.network.dtype_policy.name == "mixed_bfloat16"
+    assert model.sample_shape == (16, 16, 1) and model.num_classes == 24
+    assert not run.dataset.flip and len(run.validation.images) == 20
+    assert not np.array_equal(run.validation.images, run.dataset.images)
+    assert samples.request["guidance_scale"] == 2 and samples.every == 3
+    assert samples.request["sampler"].steps == 2
+
+
+@pytest.mark.needs("tensorboardX")
+def test_tensorboard_is_an_option():
+    samples, board = Run(parse_config(options({"logging.tensorboard": True}))).loggers
+    assert board.samples is samples and str(board.directory) == "run/tensorboard"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "wrong, expected",
+    [
+        ({"data.name": "drawn_flower"}, "--data.name='drawn_flower'.* did you mean"),
+        ({"data.validation_fraction": 1}, "--data.validation_fraction=1.0 must be a number in"),
+        (
+            {"data.validation_split": "test", "data.validation_fraction": 0.5},
+            "--data.validation_fraction=0.5 and validation_split=test exclude each other",
+        ),
+        ({"diffusion.timesteps": 0}, "--diffusion.timesteps=0 must be at least 1"),
+        ({"diffusion.zero_terminal_snr": True}, "--diffusion.prediction='noise' is not possible"),
+        ({"network.has_attention": [True, True]}, ".*must have one entry for each level"),
+        ({"run": "file/run"}, ".*Choose another folder"),
+        ({"sampling.guidance_scale": 2}, "--sampling.guidance_scale=2.0 needs --data.use_labels"),
+        ({"sampling.every": 0}, "--sampling.every=0 must be at least 1"),
+        ({"sampling.steps": 51}, "--sampling.steps=51 is more than the 50 timesteps"),
+        ({"training.batch_size": 21}, "--training.batch_size=21 is more than the 20 images"),
+        ({"training.devices": 64}, "--training.devices=64"),
+        ({"training.ema_decay": 1}, "--training.ema_decay=1.0 must be a number in"),
+        ({"training.init_from": "nowhere.keras"}, ".*there is no file 'nowhere.keras'"),
+        ({"training.warmup_steps": 4}, "--training.warmup_steps=4 must be less than the 4 steps"),
+    ],
+)
+def test_a_wrong_value_ends_the_command_before_training(tmp_path, wrong, expected):
+    (tmp_path / "file").write_text("")
+    message = error_line_of(train, *options(wrong))
+    assert re.match(expected, message), message
+    assert not (tmp_path / "run" / "log.csv").exists()
+
+
+@pytest.mark.once
+def test_wrong_callbacks_are_found_before_the_images_are_loaded():
+    wrong = {"logging.callbacks": [{"class_path": "a.B"}], "data.name": "nowhere"}
+    assert error_of(train, *options(wrong)).startswith("error: logging.callbacks: ")

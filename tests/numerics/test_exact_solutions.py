@@ -1,0 +1,104 @@
+"""Samplers on Gaussian data, whose exact denoiser is known: their noise, and their orders."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from keras import ops
+from tools import to_numpy
+
+from keras_ddpm import DDIM, DDPM, DPMSolverPlusPlus, GaussianDiffusion, Heun, sample
+
+MEAN, STD = 0.7, 0.3
+NOISE = np.random.default_rng(1).standard_normal((16, 50)).astype("float32")
+PLAN = (19, 12, 7, 3, 0)
+
+
+def exact_denoiser(diffusion):
+    """E[x_0 | x_t] = gain x_t + offset for x_0 ~ N(MEAN, STD^2)."""
+    signal = diffusion.alphas_cumprod
+    gain = np.sqrt(signal) * STD**2 / (signal * STD**2 + 1 - signal)
+    table = np.stack([gain, MEAN - gain * np.sqrt(signal) * MEAN], 1)
+    table = ops.convert_to_tensor(table.astype("float32"))
+
+    def denoise(x_t, t):
+        gain, offset = ops.split(ops.take(table, t, axis=0), 2, axis=1)
+        return gain * x_t + offset
+
+    return denoise
+
+
+def process(variance="posterior"):
+    """A short diffusion and its denoiser."""
+    diffusion = GaussianDiffusion(20, "cosine", prediction="start", variance=variance)
+    return exact_denoiser(diffusion), diffusion
+
+
+@pytest.fixture
+def draws(monkeypatch):
+    """x_T and the noise of each step of `PLAN`, which samplers get."""
+    draws = np.random.default_rng(0).standard_normal((len(PLAN) + 1, 3, 4)).astype("float32")
+    table = ops.convert_to_tensor(draws[1:])
+    monkeypatch.setattr(
+        "keras_ddpm.samplers.loop.step_noise", lambda seeds, i, shape: ops.take(table, i, axis=0)
+    )
+    return draws
+
+
+@pytest.mark.parametrize("variance", ["posterior", "beta"])
+def test_ancestral_sampling_repeats_p_sample_of_the_diffusion_through_its_plan(variance, draws):
+    """A subset of the timesteps is a diffusion too: Nichol & Dhariwal (2021), eq. 19."""
+    denoiser, diffusion = process(variance)
+    signal = diffusion.alphas_cumprod[list(PLAN)[::-1]]
+    betas = 1 - signal / np.append(1.0, signal[:-1])
+    short = GaussianDiffusion(betas=betas, prediction="start", variance=variance)
+    found = sample(denoiser, diffusion, draws[0], DDPM(timesteps=PLAN), clip_denoised=True)
+    x = ops.convert_to_tensor(draws[0])
+    for i, t in enumerate(PLAN):
+        here, output = np.full(3, len(PLAN) - 1 - i, "int32"), denoiser(x, np.full(3, t, "int32"))
+        x = short.p_sample(output, x, here, draws[1 + i], clip_denoised=True)
+    np.testing.assert_allclose(to_numpy(found), to_numpy(x), atol=1e-5)
+
+
+def test_the_noise_of_ddim_is_that_of_ddpm_and_dpm_solver_differs_by_its_memory(draws):
+    def run(sampler, plan):
+        return to_numpy(sample(*process(), draws[0], replace(sampler, timesteps=plan)))
+
+    np.testing.assert_allclose(run(DDIM(eta=1.0), PLAN), run(DDPM(), PLAN), atol=1e-5)
+    # The first step and the last have no memory.
+    two_steps = PLAN[1:3]
+    expected = run(DDIM(eta=0.5), two_steps)
+    np.testing.assert_allclose(run(DPMSolverPlusPlus(eta=0.5), two_steps), expected, atol=1e-5)
+    assert np.abs(expected - run(DDIM(), two_steps)).max() > 0.01
+    assert np.abs(run(DPMSolverPlusPlus(eta=0.5), PLAN) - run(DDIM(eta=0.5), PLAN)).max() > 1e-3
+
+
+@pytest.mark.parametrize("sampler, order", [("ddim", 1), ("dpm_solver++", 2), ("heun", 2)])
+def test_order_of_convergence_of_samples(sampler, order):
+    """To the probability flow, where y = x / signal keeps (y - MEAN) / sqrt(STD² + σ²)."""
+    # noise / signal falls from 157 to 0.01 by one factor: even steps in the log-SNR.
+    signal = 1 / (1 + np.geomspace(0.01, 157, 481) ** 2)
+    betas = 1 - signal / np.append(1.0, signal[:-1])
+    diffusion = GaussianDiffusion(betas=betas, prediction="start")
+    denoiser = exact_denoiser(diffusion)
+    sigma, noise = np.sqrt(1 / diffusion.alphas_cumprod - 1), NOISE.astype("float64")
+    y = noise / np.sqrt(diffusion.alphas_cumprod[-1]) - MEAN
+    y = MEAN + y * np.sqrt((STD**2 + sigma[0] ** 2) / (STD**2 + sigma[-1] ** 2))
+    exact, steps, errors = y * np.sqrt(diffusion.alphas_cumprod[0]), (20, 40, 80, 160), []
+    for n in steps:
+        # The last of the n + 1 steps goes from t = 0 to the image, and is left out.
+        options = {"timesteps": np.linspace(480, 0, n + 1).astype(int), "return_trajectory": [n]}
+        _, trajectory = sample(denoiser, diffusion, noise, sampler, **options)
+        errors.append(np.sqrt(np.mean((trajectory.x_t[0] - exact) ** 2)))
+    slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert slope == pytest.approx(-order, abs=0.2)
+
+
+def test_heun_has_half_the_error_of_ddim_at_few_steps_of_a_cosine_schedule():
+    """Its first step, from noise / signal = 20 000, must not be corrected."""
+    diffusion = GaussianDiffusion(1000, "cosine", prediction="start")
+    denoiser, errors = exact_denoiser(diffusion), {}
+    for sampler in (DDIM, Heun):
+        x = sample(denoiser, diffusion, NOISE, sampler(steps=12, spacing="linspace"))
+        errors[sampler] = np.sqrt(np.mean((to_numpy(x) - MEAN - STD * NOISE) ** 2))
+    assert errors[Heun] < errors[DDIM] / 2

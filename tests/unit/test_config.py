@@ -1,0 +1,159 @@
+"""The configuration of a training run: the command line and YAML files, and back."""
+
+import inspect
+import json
+
+import keras
+import pytest
+import yaml
+from tools import ROOT, error_of
+
+from keras_ddpm import GaussianDiffusion, UNet
+from keras_ddpm.cli.config import build_callbacks, check_unchanged, parse_config, save_config
+
+pytestmark = pytest.mark.once
+CSV, COSINE = "keras.callbacks.CSVLogger", "--training.learning_rate_decay=cosine"
+CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
+
+
+def defaults(function):
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def parse_error(*args):
+    return error_of(lambda: parse_config(list(args)))
+
+
+def test_files_and_options_override_the_defaults_of_the_constructors(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("training: {epochs: 7, learning_rate: 1e-3}\nnetwork: {widths: [8, 16, 32]}\n")
+    config = parse_config(["--config", str(path), "--training.epochs", "3", "--run", "runs/a"])
+    assert config.run == "runs/a"
+    assert (config.training.epochs, config.training.learning_rate) == (3, 1e-3)
+    assert config.network.widths == [8, 16, 32]
+    assert config.diffusion.as_dict() == defaults(GaussianDiffusion)
+    network = config.network.as_dict()
+    lists = {"widths": None, "has_attention": None}
+    expected = {name: value for name, value in defaults(UNet).items() if name in network}
+    assert network | lists == expected | lists
+
+
+def test_the_default_file_yields_to_another_and_init_from_has_a_short_name(tmp_path):
+    default, other = tmp_path / "default.yaml", tmp_path / "other.yaml"
+    default.write_text("training: {epochs: 5, seed: 5}")
+    other.write_text("training: {epochs: 6}")
+    assert parse_config([], default).training.epochs == 5
+    for args in (["--config", str(other)], [f"--config={other}"]):
+        training = parse_config(args, default).training
+        assert (training.epochs, training.seed) == (6, 0)
+    for short in (["--init-from", "a"], ["--init_from=a"]):
+        assert parse_config(short).training.init_from == "a"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_example_files_are_valid_and_survive_a_round_trip(path, tmp_path):
+    config = parse_config(["--config", str(path)])
+    for section, values in yaml.safe_load(path.read_text()).items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            assert config[section][key] == value, f"{section}.{key}"
+    save_config(config, tmp_path / "config.yaml")
+    assert parse_config(["--config", str(tmp_path / "config.yaml")]) == config
+
+
+def test_help_explains_every_key(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_config(["--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    keys = [key for key in dict(parse_config([]).items()) if key != "run"]
+    assert len(keys) > 40
+    for key in keys:
+        assert f"--{key} " in text, key
+        # A key without an explanation goes from its name straight to its type.
+        assert f"--{key} {key.split('.')[-1].upper()} (type" not in text, key
+
+
+@pytest.mark.parametrize(
+    "given, wrong, right",
+    [
+        ("training: {epoch: 3}", "training.epoch", "training.epochs"),
+        ("trainning: {epochs: 3}", "trainning.epochs", "training.epochs"),
+        ("runn: a", "runn", "run"),
+        ("--trainin.epochs=3", "trainin.epochs", "training.epochs"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(tmp_path, given, wrong, right):
+    (tmp_path / "a.yaml").write_text(given)
+    args = [given] if given.startswith("--") else ["--config", str(tmp_path / "a.yaml")]
+    expected = f"{wrong!r} is not a key of the configuration, did you mean {right!r}?"
+    assert expected in parse_error(*args)
+
+
+def test_a_value_of_a_wrong_type_is_refused():
+    for option, value, expected in (
+        ("training.epochs", "0", "v>0"),
+        ("training.learning_rate", "nan", "v>0"),
+        ("training.learning_rate_decay", "linear", "'cosine'"),
+        ("training.warmup_steps", "-1", "v>=0"),
+        ("training.jit_compile", "perhaps", "'auto'"),
+        ("training.devices", "most", "'all'"),
+        ("diffusion.schedule", "cosin", "'cosine'"),
+        ("network.widths", "8", "widths"),
+    ):
+        message = parse_error(f"--{option}={value}")
+        assert option in message and expected in message.partition("error:")[2]
+
+
+def test_callbacks_are_built_and_written_as_they_were_given(tmp_path):
+    specs = [{"class_path": CSV, "init_args": {"filename": "a.csv", "append": True}}]
+    config = parse_config(["--logging.callbacks", json.dumps(specs)])
+    (logger,) = build_callbacks(config.logging.callbacks)
+    assert isinstance(logger, keras.callbacks.CSVLogger)
+    assert (logger.filename, logger.append) == ("a.csv", True)
+    save_config(config, tmp_path / "config.yaml")
+    saved = parse_config(["--config", str(tmp_path / "config.yaml")])
+    assert saved == config and saved.logging.callbacks == specs
+
+
+@pytest.mark.parametrize(
+    "spec, expected",
+    [
+        ({"class_path": "keras.callbacks.CSVLoger"}, "no attribute 'CSVLoger'"),
+        ({"class_path": CSV}, "missing a required argument: 'filename'"),
+        ({"class_path": CSV, "init_args": {"filenam": "a"}}, "'filenam' is not accepted"),
+        ({"class_path": "keras.layers.Dense", "init_args": {"units": 1}}, "subclass of Callback"),
+        ({"clas_path": CSV}, "'clas_path' is not accepted"),
+    ],
+)
+def test_callbacks_that_cannot_be_built(spec, expected):
+    with pytest.raises(ValueError, match=f"(?s)logging.callbacks: .*{expected}"):
+        build_callbacks([spec])
+
+
+def resume(tmp_path, before, after):
+    """Checks `after`, options of a run that goes on, against those of its beginning."""
+    save_config(parse_config(before), tmp_path / "config.yaml")
+    check_unchanged(parse_config(after), tmp_path / "config.yaml")
+
+
+def test_a_resumed_run_may_change_what_has_no_influence_on_the_weights(tmp_path):
+    free = "--run=b --training.checkpoint_every=2 --training.devices=all --sampling.every=3"
+    free += " --sampling.steps=5 --logging.tensorboard=true --training.epochs=4"
+    resume(tmp_path, ["--run=a", "--training.epochs=3"], free.split())
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+        check_unchanged(parse_config([]), tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "before, after, listed",
+    [
+        ([], ["--training.learning_rate=1e-3"], "training.learning_rate: 0.0002 -> 0.001"),
+        ([], ["--training.epochs=99"], "training.epochs: 100 -> 99"),
+        ([COSINE], [COSINE, "--training.epochs=101"], "training.epochs: 100 -> 101"),
+    ],
+)
+def test_a_resumed_run_may_not_change_the_rest(tmp_path, before, after, listed):
+    with pytest.raises(ValueError, match="another folder with --run") as error:
+        resume(tmp_path, before, after)
+    assert [line.strip() for line in str(error.value).splitlines()[1:-1]] == [listed]

@@ -1,0 +1,160 @@
+"""Wrong data and divergence raise an error that names them, and change no weight."""
+
+from functools import partial
+from unittest.mock import Mock
+
+import keras
+import numpy as np
+import pytest
+from tools import (
+    BACKEND,
+    FLOATS,
+    IMAGES,
+    LABELS,
+    Record,
+    assert_refused,
+    assert_same_states,
+    distance,
+    fit,
+    make_model,
+    resetting,
+    states,
+    tiny_network,
+)
+
+from keras_ddpm import DiffusionModel
+
+WEIGHTS = ("network", "ema", "optimizer")
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """The same two models for all tests, as new."""
+    models = {num_classes: resetting(make_model(num_classes)) for num_classes in (None, 3)}
+    return lambda num_classes=None: models[num_classes]()
+
+
+def test_a_nan_weight_raises_and_changes_nothing(fresh):
+    model = fresh()
+    weights = model.network.get_weights()
+    weights[0][0] = np.nan
+    model.network.set_weights(weights)
+    before = states(model)
+    with pytest.raises(FloatingPointError, match="diverged.*lower learning rate"):
+        fit(model)
+    assert_same_states(before, states(model), WEIGHTS)
+
+
+def test_divergence_keeps_the_weights_before_the_faulty_step():
+    model, record = make_model(optimizer=keras.optimizers.SGD(1e25)), Record()
+    with pytest.raises(FloatingPointError, match="diverged"):
+        fit(model, batch_size=2, callbacks=[record])
+    assert len(record.states) == 5
+    assert distance(*record.group("network")[:2]) > 1e10
+    for later in record.states[2:] + [states(model)]:
+        assert_same_states(record.states[1], later, WEIGHTS)
+
+
+def assert_raises_and_changes_nothing(model, x, y, message):
+    before = states(model)
+    for train in (model.fit, model.train_on_batch, model.evaluate, model.test_on_batch):
+        with pytest.raises((ValueError, TypeError), match=message):
+            train(x, y)
+    assert_same_states(before, states(model), WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "num_classes, x, y, message",
+    [
+        (None, IMAGES.astype("float32"), None, "x holds values from 0 to 255 .*pass them as uint8"),
+        (None, FLOATS * np.nan, None, "or NaN"),
+        (None, np.where(np.arange(8)[:, None, None, None] == 3, np.inf, FLOATS), None, "inf"),
+        (None, FLOATS * 1.01, None, "x holds values from -1.01 to 1.01"),
+        (3, FLOATS, LABELS + 1, "labels run from 1 to 3 .*num_classes=3: use 0 to 2.*labels - 1"),
+        (3, FLOATS, LABELS - 1, "labels run from -1 to 1 "),
+    ],
+)
+def test_wrong_values_raise_and_change_nothing(fresh, num_classes, x, y, message):
+    assert_raises_and_changes_nothing(fresh(num_classes), x, y, message)
+
+
+@pytest.mark.parametrize(
+    "num_classes, x, y, message",
+    [
+        (None, FLOATS, LABELS, "unconditional network.*num_classes"),
+        (3, FLOATS, None, "num_classes=3, but the data have no labels"),
+        (None, FLOATS.repeat(3, -1), None, r"shape \(8, 8, 3\), .*built for \(8, 8, 1\)"),
+        (None, FLOATS[:, :6], None, r"shape \(6, 8, 1\), .*built for \(8, 8, 1\)"),
+        (None, IMAGES.astype("int64"), None, "x has dtype int.*give uint8, or float"),
+        (3, FLOATS, np.eye(3, dtype="int32")[LABELS], "one-hot labels use `labels.argmax"),
+        (3, FLOATS, LABELS.astype("float32"), "labels have dtype float32.*ints"),
+    ],
+)
+def test_wrong_shapes_and_dtypes_raise_and_change_nothing(fresh, num_classes, x, y, message):
+    # TensorFlow knows fewer shapes once it has traced a step for several of them.
+    model = make_model(num_classes) if BACKEND == "tensorflow" else fresh(num_classes)
+    assert_raises_and_changes_nothing(model, x, y, message)
+
+
+class Batches(keras.utils.PyDataset):
+    """A batch, and another one of a wrong shape."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return (FLOATS[:4] if index == 0 else FLOATS[:4, :6],)
+
+
+def test_a_model_survives_a_step_that_raises(fresh):
+    """The second one: what the first one has learnt is there."""
+    model, record = fresh(), Record()
+    for run, options in ((model.fit, {"callbacks": [record]}), (model.evaluate, {})):
+        with pytest.raises(Exception, match=r"shape \(6, 8, 1\)|Input to reshape"):
+            run(Batches(), verbose=0, **options)
+        assert_same_states(record.states[1], states(model), WEIGHTS)
+    assert distance(*record.group("network")) > 1e-3
+    assert np.isfinite(fit(model)).all() and np.isfinite(model.evaluate(FLOATS, verbose=0))
+
+
+def test_a_fault_in_mid_epoch_survives_the_validation_after_it(fresh):
+    model, wrong = fresh(), FLOATS.copy()
+    wrong[5] = 200.0
+    with pytest.raises(ValueError, match="x holds values from .* to 200"):
+        fit(model, wrong, validation_data=FLOATS)
+    fit(model)  # and correct data train again
+
+
+def test_wrong_validation_data_raise_and_right_ones_work_afterwards(fresh):
+    model, wrong = fresh(), IMAGES.astype("float32")
+    with pytest.raises(ValueError, match="to 255 .*evaluation data"):
+        fit(model, validation_data=wrong)
+    fit(model, validation_data=FLOATS)
+    assert np.isfinite(model.evaluate(FLOATS, verbose=0))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("text", ["OOM when allocating", "RESOURCE_EXHAUSTED", "out of memory"])
+def test_running_out_of_memory_is_explained(fresh, monkeypatch, text):
+    """In each backend's words; other errors are left as they are."""
+    monkeypatch.setattr(keras.Model, "fit", Mock(side_effect=RuntimeError(text)))
+    with pytest.raises(MemoryError, match=rf"batches of \[32, 8\]: .*remat=True.*{text}"):
+        fresh().fit(FLOATS.repeat(5, 0))
+    monkeypatch.setattr(keras.Model, "fit", Mock(side_effect=RuntimeError("a wrong shape")))
+    with pytest.raises(RuntimeError, match="^a wrong shape$"):
+        fresh().fit(FLOATS)
+
+
+@pytest.mark.once
+def test_wrong_arguments_are_refused():
+    make, with_classes = (partial(DiffusionModel, tiny_network(num_classes=n)) for n in (None, 2))
+    numbers = {"ema_decay": [1.0], "label_dropout": [-0.1], "min_snr_gamma": [0]}
+    assert_refused(make, ValueError, class_names=[["a"]], **numbers)
+    assert_refused(with_classes, ValueError, class_names=[["a"], ["a", "a"], [*"abc"]])
+    assert_refused(make, TypeError, diffusion=["cosine"])
+    assert_refused(DiffusionModel, ValueError, network=[keras.layers.Dense(1)])
+
+
+def test_sample_weights_without_labels_are_refused(fresh):
+    with pytest.raises(ValueError, match="sample_weight was given without y"):
+        fresh().fit(IMAGES, sample_weight=np.ones(len(IMAGES)), verbose=0)

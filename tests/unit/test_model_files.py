@@ -1,0 +1,72 @@
+"""A model saved and loaded: by another process that trains on, with its options, and damaged."""
+
+import keras
+import numpy as np
+import pytest
+from tools import FLOATS, LABELS, ROOT, assert_same_states, fit, make_model, run_python, states
+
+from keras_ddpm import GaussianDiffusion, load_diffusion_model
+
+IN_ANOTHER_PROCESS = """
+import sys
+from test_model_files import *
+
+model = load_diffusion_model(sys.argv[1])
+np.savez(sys.argv[2], **states(model))
+np.savez(sys.argv[3], **train(model), **states(model))
+"""
+
+
+def train(model):
+    losses = fit(model, FLOATS, LABELS, epochs=2)
+    return {"losses": losses, "images": model.generate(labels=[0, 1], steps=3, seed=0)}
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = make_model(3, dropout=0.2, seed=5)
+    train(model)
+    return model
+
+
+def test_another_process_loads_every_state_and_trains_on_as_this_one(model, tmp_path):
+    model.save(tmp_path / "model.keras")
+    files = [tmp_path / name for name in ("model.keras", "loaded.npz", "trained.npz")]
+    paths = f"{ROOT}/tests/unit:{ROOT}/tests:{ROOT}"
+    run_python("-c", IN_ANOTHER_PROCESS, *files, PYTHONPATH=paths)
+    loaded, trained = (dict(np.load(path)) for path in files[1:])
+    assert_same_states(loaded, states(model))
+    assert not np.array_equal(loaded["network_0"], loaded["ema_0"])
+    for name, expected in train(model).items():
+        np.testing.assert_array_equal(trained.pop(name), expected)
+    assert_same_states(trained, states(model))
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", False])  # "auto": the next backend may choose
+def test_options_survive(tmp_path, jit_compile):
+    diffusion = GaussianDiffusion(betas=[0.2, 0.5, 0.99], prediction="velocity", variance="beta")
+    options = {"ema_decay": 0.7, "label_dropout": 0.4, "min_snr_gamma": 5, "class_names": [*"ab"]}
+    model = make_model(2, diffusion=diffusion, compile={"jit_compile": jit_compile}, **options)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.get_config().items() >= options.items()
+    assert loaded.diffusion.get_config() == diffusion.get_config()
+    assert loaded.get_compile_config() == model.get_compile_config()
+    assert (loaded.loss, loaded.jit_compile) == ("mse", model.jit_compile)
+    # Not the class that PyTorch has for it, which other backends could not load.
+    assert model.get_compile_config()["optimizer"]["module"] == "keras.optimizers"
+
+
+@pytest.mark.once
+def test_damaged_files_are_refused(model, tmp_path):
+    """Truncated ones, and those of other models, are tried with the sampling command."""
+    path = tmp_path / "a.keras"
+    model.save(path)
+    whole, half = path.read_bytes(), path.stat().st_size // 2
+    for content, message in (
+        (whole[:half] + b"spoiled" + whole[half + 7 :], "does not match its checksum"),
+        (b"PK\5\6" + bytes(18), "a zip file, but not one that Keras wrote"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            load_diffusion_model(path)
