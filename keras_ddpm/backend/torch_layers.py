@@ -1,7 +1,7 @@
 """PyTorch: layers on images whose channels come last, without copies, and attention.
 
 Keras copies an image to PyTorch's order and back for each convolution and normalisation. Without
-these two layers, on two cores of an AMD EPYC in float32, a training step takes 15 to 20 % longer
+these two layers, on two cores of an AMD EPYC in float32, a training step takes 15 to 28 % longer
 for a network of 5.9 M parameters and 11 % longer for one of 63 M (docs/speed.md).
 """
 
