@@ -8,7 +8,10 @@ predicted image x̂₀. The page needs Gradio: pip install -e ".[app]". It loads
 network, reports nothing to anybody, and by default only this computer can open it.
 """
 
-from keras_ddpm.cli.app import app
+try:
+    from keras_ddpm.cli.app import app
+except ImportError as error:
+    raise SystemExit(f"error: {error} (README.md says how to install)") from None
 
 if __name__ == "__main__":
     app(__doc__)

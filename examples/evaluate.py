@@ -16,7 +16,10 @@ stopped evaluation draws the rest. They do not record the version of the code: a
 sampler, choose another folder.
 """
 
-from keras_ddpm.cli.evaluate import evaluate
+try:
+    from keras_ddpm.cli.evaluate import evaluate
+except ImportError as error:
+    raise SystemExit(f"error: {error} (README.md says how to install)") from None
 
 if __name__ == "__main__":
     evaluate(__doc__)

@@ -12,7 +12,10 @@ without the interruption.
 
 from pathlib import Path
 
-from keras_ddpm.cli.train import train
+try:
+    from keras_ddpm.cli.train import train
+except ImportError as error:
+    raise SystemExit(f"error: {error} (README.md says how to install)") from None
 
 if __name__ == "__main__":
     train(Path(__file__).parent / "configs" / "embedded.yaml", __doc__)

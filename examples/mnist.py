@@ -8,7 +8,10 @@ The options, the files of a run, and how it is resumed are those of flowers.py.
 
 from pathlib import Path
 
-from keras_ddpm.cli.train import train
+try:
+    from keras_ddpm.cli.train import train
+except ImportError as error:
+    raise SystemExit(f"error: {error} (README.md says how to install)") from None
 
 if __name__ == "__main__":
     train(Path(__file__).parent / "configs" / "mnist.yaml", __doc__)

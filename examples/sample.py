@@ -10,7 +10,10 @@ right the predicted images x̂₀, and filmstrip.png: the same for a few images,
 three, small images are enlarged.
 """
 
-from keras_ddpm.cli.sample import sample
+try:
+    from keras_ddpm.cli.sample import sample
+except ImportError as error:
+    raise SystemExit(f"error: {error} (README.md says how to install)") from None
 
 if __name__ == "__main__":
     sample(__doc__)

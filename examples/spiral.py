@@ -14,6 +14,10 @@ same points, which needs no training and returns only these points. Writes
 
 import math
 
+try:
+    import keras_ddpm  # noqa: F401
+except ImportError as error:
+    raise SystemExit(f"error: {error} (README.md says how to install)") from None
 import keras
 import numpy as np
 from keras import ops
@@ -21,8 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from keras_ddpm import MLP, DiffusionModel, FusedAdam, GaussianDiffusion, OptimalDenoiser
-from keras_ddpm.cli import make_parser, tune_xla, user_errors
-from keras_ddpm.files import make_writable
+from keras_ddpm.cli import MAX_SEED, make_parser, output_folder, tune_xla, user_errors
 from keras_ddpm.plotting import save_gif, save_image
 from keras_ddpm.samplers import DDIM, sample
 from keras_ddpm.validation import check_int
@@ -72,8 +75,8 @@ def main():
     args = parser.parse_args()
     with user_errors():
         check_int("epochs", args.epochs)
-        check_int("seed", args.seed, minimum=0)
-        output = make_writable(args.output)
+        check_int("seed", args.seed, minimum=0, maximum=MAX_SEED)
+        output = output_folder(args.output)
 
     keras.utils.set_random_seed(args.seed)
     points, labels = draw_spiral(NUM_POINTS, args.seed)

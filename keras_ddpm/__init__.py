@@ -13,6 +13,10 @@ except ModuleNotFoundError as error:
         "set the environment variable KERAS_BACKEND to tensorflow, jax or torch, whichever is.",
         name=error.name,
     ) from None
+except ValueError as error:
+    raise ImportError(
+        f"{error}. Set the environment variable KERAS_BACKEND to tensorflow, jax or torch."
+    ) from None
 
 from keras_ddpm.callbacks import SampleImages
 from keras_ddpm.callbacks.checkpoint import Checkpoint

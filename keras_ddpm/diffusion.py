@@ -20,7 +20,7 @@ from keras_ddpm.schedules import (
     warn_if_signal_remains,
     zero_terminal_snr_betas,
 )
-from keras_ddpm.validation import check_bool, check_choice, check_int, check_number
+from keras_ddpm.validation import check_array, check_bool, check_choice, check_int, check_number
 
 PREDICTIONS = ("noise", "start", "velocity")
 VARIANCES = ("posterior", "beta")
@@ -37,7 +37,7 @@ class GaussianDiffusion:
     all entries of a sample are equal. Tables are float64 NumPy arrays `(timesteps,)`.
 
     Args:
-        timesteps: int >= 1, the number of steps T.
+        timesteps: int in [1, 1000000], the number of steps T.
         schedule: how the noise grows: `"linear"` (Ho et al.) or `"cosine"` (Nichol & Dhariwal).
         beta_start: float, first beta of the linear schedule.
         beta_end: float, last beta of the linear schedule.
@@ -70,7 +70,7 @@ class GaussianDiffusion:
         variance: Literal["posterior", "beta"] = "posterior",
         zero_terminal_snr: bool = False,
     ):
-        check_int("timesteps", timesteps)
+        check_int("timesteps", timesteps, maximum=1_000_000)
         self.schedule = check_choice("schedule", schedule, SCHEDULES)
         self.beta_start = check_number("beta_start", beta_start, "(0, 1)")
         self.beta_end = check_number("beta_end", beta_end, "(0, 1)")
@@ -218,6 +218,10 @@ class GaussianDiffusion:
 
     def _at(self, table, t, x):
         """Entries `t` of a table as float32 `(batch, 1, ...)`, to broadcast against `x`."""
+        if isinstance(t, int | list | np.ndarray):  # a tensor may have no values yet
+            given = check_array("t", t, (...,))
+            if given.dtype.kind == "f" or given.min() < 0 or given.max() >= self.timesteps:
+                raise ValueError(f"t={t!r} must hold ints in [0, {self.timesteps - 1}].")
         table = ops.convert_to_tensor(getattr(self, table).astype("float32"))
         return ops.reshape(ops.take(table, t, axis=0), (-1,) + (1,) * (len(x.shape) - 1))
 

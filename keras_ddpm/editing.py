@@ -8,12 +8,20 @@ from dataclasses import replace
 import numpy as np
 from keras import ops
 
+from keras_ddpm.model import DiffusionModel
 from keras_ddpm.pixels import to_float
 from keras_ddpm.samplers import get_sampler
 from keras_ddpm.samplers.inversion import DDIMInversion
 from keras_ddpm.samplers.noise import choose_seed, initial_noise
 from keras_ddpm.samplers.repaint import RePaint
-from keras_ddpm.validation import check_choice, check_images, check_number
+from keras_ddpm.validation import (
+    check_array,
+    check_choice,
+    check_images,
+    check_instance,
+    check_number,
+    to_array,
+)
 
 # The options of `generate` that are not options of a sampler.
 GENERATING = ("labels", "guidance_scale", "clip_denoised", "batch_size", "progress")
@@ -40,8 +48,8 @@ def image_to_image(model, images, strength=0.5, sampler="ddim", seed=None, **opt
     others = image_to_image(model, images, strength=0.6, labels=5, guidance_scale=3.0, seed=0)
     ```
     """
-    seed = choose_seed(seed)
-    (x_t,), options = add_noise(model, {"images": images}, strength, sampler, seed, options)
+    images, seed = _check_batch(model, "images", images), choose_seed(seed)
+    (x_t,), options = add_noise(model, [images], strength, sampler, seed, options)
     return denoise(model, x_t, seed, **options)
 
 
@@ -69,7 +77,7 @@ def invert(model, images, steps=None, spacing="trailing", timesteps=None, evalua
     other = model.generate(noise=noise, labels=1, steps=20)  # much the same composition
     ```
     """
-    images = to_float(check_images("images", images, model.sample_shape))
+    images = _check_batch(model, "images", images)
     sampler = DDIMInversion(steps, spacing, timesteps, evaluations)
     options = {"clip_denoised": False, "seed": 0, **options}  # no noise is drawn
     return model.generate(noise=images, sampler=sampler, **options)
@@ -108,7 +116,7 @@ def inpaint(
     images = inpaint(model, images, mask, labels=0, steps=20, resample_steps=2, seed=0)
     ```
     """
-    images = to_float(check_images("images", images, model.sample_shape))
+    images = _check_batch(model, "images", images)
     sampler = RePaint(steps, spacing, timesteps, resample_steps, jump_length)
     given = (images, _check_mask(mask, images))
     return model.generate(len(images), sampler=sampler, given=given, **options)
@@ -153,8 +161,8 @@ def interpolate(
     shares = [check_number("shares", share, "[0, 1]") for share in np.atleast_1d(shares).tolist()]
     if not shares:
         raise ValueError("shares=() asks for no image: give at least one share in [0, 1].")
-    _check_pair(first, second)
-    seed, pair = choose_seed(seed), {"first": first, "second": second}
+    pair = [_check_batch(model, *named) for named in (("first", first), ("second", second))]
+    pair, seed = _check_pair(*pair), choose_seed(seed)
     pair, options = add_noise(model, pair, strength, sampler, seed, options)
     return np.stack([denoise(model, mix(*pair, share), seed, **options) for share in shares])
 
@@ -207,11 +215,8 @@ def slerp(first, second, share):
 def add_noise(model, batches, strength, sampler, seed, options):
     """Batches of images with noise up to the first of the last `strength` of the sampler's steps.
 
-    `batches` is a dict from names of arguments to images. Returns a list of x_t, and the options
-    with which `denoise` goes on from there.
+    Returns a list of x_t, and the options with which `denoise` goes on from there.
     """
-    shape = model.sample_shape
-    batches = [to_float(check_images(name, images, shape)) for name, images in batches.items()]
     generating = {name: options.pop(name) for name in GENERATING if name in options}
     sampler = get_sampler(sampler, **options)
     plan = sampler.plan(model.diffusion)
@@ -231,9 +236,15 @@ def denoise(model, x_t, seed, sampler, **options):
     return model.generate(noise=x_t, seed=seed, sampler=sampler, **options)
 
 
+def _check_batch(model, argument, images):
+    """Images for a model as floats."""
+    check_instance("model", model, DiffusionModel)
+    return to_float(check_images(argument, images, model.sample_shape))
+
+
 def _check_mask(mask, images):
     """A mask as bools `(batch, height, width, 1)`."""
-    mask = np.asarray(mask)
+    mask = to_array("mask", mask)
     batch, *space, _ = images.shape
     if mask.shape not in (tuple(space), (*space, 1), (batch, *space, 1)):
         raise ValueError(
@@ -252,7 +263,10 @@ def _check_mask(mask, images):
 
 def _check_pair(first, second):
     """Both as arrays, if they have one shape."""
-    first, second = np.asarray(first), np.asarray(second)
+    first, second = (
+        check_array(name, array, (None, ...))
+        for name, array in (("first", first), ("second", second))
+    )
     if first.shape != second.shape:
         raise ValueError(f"first has shape {first.shape}, but second {second.shape}.")
     return first, second

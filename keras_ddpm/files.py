@@ -1,11 +1,16 @@
-"""Files that are either complete or not there, however a program ends."""
+"""Files that are either complete or not there, and folders that one process writes to."""
 
 import os
 import tempfile
+import zipfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 PARTIAL_PREFIX = ".partial-"
+LOCK = ".lock"
 
 
 @contextmanager
@@ -22,6 +27,9 @@ def atomic_write(path):
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())  # or a power cut might leave the new name without content
         os.replace(partial, path)
+    except OSError as error:  # a full disk, for example, whose error names no file
+        text = error.strerror or str(error)
+        raise OSError(error.errno, f"cannot write it: {text}", str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -37,3 +45,30 @@ def make_writable(folder):
         message = f"cannot write to {str(folder)!r}: {error}. Choose another folder."
         raise OSError(message) from error
     return folder
+
+
+def lock_folder(folder):
+    """Refuses a folder in which another process trains; keeps others out until `release`.
+
+    The lock ends with the process, however that ends. A process may lock a folder twice.
+    """
+    path = Path(folder).resolve() / LOCK
+    lock = FileLock(path, timeout=0, thread_local=False, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OSError(
+            f"another process trains in {str(folder)!r}. Wait for it, or choose another folder."
+        ) from error
+    return lock
+
+
+def is_damaged(path):
+    """Whether a zip file, such as Keras writes, is truncated or does not match its checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is not None
+    except PermissionError:
+        raise
+    except (EOFError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error):
+        return True

@@ -8,7 +8,18 @@ import numpy as np
 from keras import layers, ops
 
 from keras_ddpm.backend import Conv2D, GroupNormalization, dot_product_attention
-from keras_ddpm.validation import check_int
+from keras_ddpm.validation import check_bool, check_int, check_number
+
+
+def choose_policy(dtype):
+    """The dtype policy that an argument `dtype` names; None is Keras' global one."""
+    try:
+        return keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"dtype={dtype!r} must be a dtype policy, such as 'float32', 'mixed_bfloat16' or "
+            "'mixed_float16'."
+        ) from None
 
 
 @keras.saving.register_keras_serializable("keras_ddpm")
@@ -23,10 +34,13 @@ class VarianceScaling(keras.initializers.VarianceScaling):
     """
 
     def __init__(self, seed=None):
+        seed = None if seed is None else check_int("seed", seed, minimum=0)
         super().__init__(1.0, mode="fan_avg", distribution="uniform", seed=seed)
 
     def __call__(self, shape, dtype=None):
         """Weights `(..., inputs, outputs)` of a dense layer or a convolution."""
+        if not isinstance(shape, tuple | list) or len(shape) < 2 or min(shape) < 1:
+            raise ValueError(f"shape={shape} must be (..., inputs, outputs) without an empty axis.")
         fan_average = math.prod(shape[:-2]) * (shape[-2] + shape[-1]) / 2
         # A uniform distribution on [-limit, limit) has the variance limit² / 3.
         limit = math.sqrt(3 / fan_average)
@@ -56,11 +70,11 @@ class TimeEmbedding(layers.Layer):
 
     def __init__(self, dim, cosine_first=False, freq_shift=1, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        if check_int("dim", dim, minimum=4) % 2:
+        self.dim = check_int("dim", dim, minimum=4)
+        if dim % 2:
             raise ValueError(f"dim={dim} must be even.")
-        if freq_shift not in (0, 1):
-            raise ValueError(f"freq_shift={freq_shift!r} must be 0 or 1.")
-        self.dim, self.cosine_first, self.freq_shift = dim, cosine_first, freq_shift
+        self.cosine_first = check_bool("cosine_first", cosine_first)
+        self.freq_shift = check_int("freq_shift", freq_shift, 0, 1)
 
     def call(self, t):
         half = self.dim // 2
@@ -87,7 +101,9 @@ class _Block(layers.Layer):
 
     def __init__(self, norm_groups=32, norm_epsilon=1e-6, remat=False, **kwargs):
         super().__init__(**kwargs)
-        self.norm_groups, self.norm_epsilon, self.remat = norm_groups, norm_epsilon, remat
+        self.norm_groups = check_int("norm_groups", norm_groups)
+        self.norm_epsilon = check_number("norm_epsilon", norm_epsilon, "(0, inf)")
+        self.remat = check_bool("remat", remat)
 
     def run(self, *inputs):
         return (keras.remat(self.compute) if self.remat else self.compute)(*inputs)
@@ -99,6 +115,10 @@ class _Block(layers.Layer):
         return layer
 
     def make_norm(self, name, input_shape):
+        if input_shape[-1] % self.norm_groups:
+            raise ValueError(
+                f"norm_groups={self.norm_groups} must divide the {input_shape[-1]} channels."
+            )
         options = {"epsilon": self.norm_epsilon, "name": name}
         return self.make(GroupNormalization, input_shape, self.norm_groups, **options)
 
@@ -130,7 +150,8 @@ class ResidualBlock(_Block):
         self, width, norm_groups=32, norm_epsilon=1e-6, dropout=0.0, remat=False, **kwargs
     ):
         super().__init__(norm_groups, norm_epsilon, remat, **kwargs)
-        self.width, self.rate = width, dropout
+        self.width = check_int("width", width)
+        self.rate = check_number("dropout", dropout, "[0, 1)")
 
     def build(self, input_shape):
         x_shape, time_shape = input_shape
@@ -139,6 +160,7 @@ class ResidualBlock(_Block):
         def conv(name, input_shape, kernel_size=3, initializer=None):
             initializer = initializer or VarianceScaling()
             options = {"padding": "same", "kernel_initializer": initializer, "name": name}
+            options["data_format"] = "channels_last"  # whatever Keras' global setting is
             return self.make(Conv2D, input_shape, self.width, kernel_size, **options)
 
         self.shortcut = None
@@ -193,7 +215,7 @@ class SelfAttention(_Block):
 
     def __init__(self, num_heads=1, norm_groups=32, norm_epsilon=1e-6, remat=False, **kwargs):
         super().__init__(norm_groups, norm_epsilon, remat, **kwargs)
-        self.num_heads = num_heads
+        self.num_heads = check_int("num_heads", num_heads)
 
     def build(self, input_shape):
         channels = input_shape[-1]

@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from keras_ddpm.layers import TimeEmbedding, VarianceScaling
+from keras_ddpm.layers import TimeEmbedding, VarianceScaling, choose_policy
 from keras_ddpm.validation import check_int
 
 # Without its sines the network blurs details that are finer than the noise: Tancik et al. (2020),
@@ -40,9 +40,7 @@ class MLP(keras.Model):
     ```
     """
 
-    def __init__(
-        self, features=2, width=128, depth=3, num_classes=None, dtype=None, name="mlp", **kwargs
-    ):
+    def __init__(self, features=2, width=128, depth=3, num_classes=None, dtype=None, name="mlp"):
         config = {
             "features": check_int("features", features),
             "width": check_int("width", width, minimum=4),
@@ -51,9 +49,9 @@ class MLP(keras.Model):
         }
         if width % 2:
             raise ValueError(f"width={width} must be even: the time embedding has this size.")
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = choose_policy(dtype)
         inputs, outputs = _build(policy, **config)
-        super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
+        super().__init__(inputs=inputs, outputs=outputs, name=name)
         self.dtype_policy, self.config = policy, config
 
     def get_config(self):

@@ -3,8 +3,9 @@
 import numpy as np
 from keras import ops
 
+from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.pixels import to_float
-from keras_ddpm.validation import check_labels
+from keras_ddpm.validation import check_array, check_instance, check_labels
 
 
 class OptimalDenoiser:
@@ -33,15 +34,11 @@ class OptimalDenoiser:
     """
 
     def __init__(self, data, diffusion, labels=None):
-        data = np.asarray(data)
-        if data.ndim < 2 or 0 in data.shape or data.dtype.kind not in "fu":
-            raise ValueError(
-                f"data of shape {data.shape} and dtype {data.dtype} must be floats or uint8 images "
-                "(n, ...) with n >= 1."
-            )
+        check_instance("diffusion", diffusion, GaussianDiffusion)
+        data = check_array("data", data, (None, None, ...))
+        if data.dtype.kind != "f" and data.dtype != np.uint8:
+            raise TypeError(f"data has dtype {data.dtype}, but must be float, or uint8 images.")
         data = to_float(data)
-        if not np.isfinite(data).all():
-            raise ValueError("data hold NaN or infinite values.")
         self.diffusion, self.sample_shape = diffusion, data.shape[1:]
         self.data = ops.convert_to_tensor(data.reshape(len(data), -1))
         self.labels, self.num_classes = None, None
@@ -77,7 +74,9 @@ class OptimalDenoiser:
         logits = -ops.sum(distances, axis=-1)  # (batch, n)
         if label is not None:
             if self.labels is None:
-                raise ValueError("a label was given, but OptimalDenoiser was made without labels.")
+                raise ValueError("label was given, but OptimalDenoiser was made without labels.")
+            if not ops.is_tensor(label):
+                label = check_labels("label", label, np.size(label), self.num_classes + 1)
             label = ops.reshape(ops.cast(label, "int32"), (-1, 1))
             is_any = ops.equal(label, self.num_classes)
             is_allowed = ops.logical_or(ops.equal(label, self.labels), is_any)

@@ -1,9 +1,12 @@
 """Adam with one kernel for each weight."""
 
+import numbers
+
 import keras
 from keras import ops
 
 from keras_ddpm.backend import adam_step
+from keras_ddpm.validation import check_bool, check_number
 
 
 @keras.saving.register_keras_serializable("keras_ddpm")
@@ -22,10 +25,26 @@ class FusedAdam(keras.optimizers.Adam):
     ```
     """
 
-    def __init__(self, learning_rate=0.001, amsgrad=False, **kwargs):
-        if amsgrad:
+    def __init__(
+        self,
+        learning_rate=0.001,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-7,
+        amsgrad=False,
+        **kwargs,
+    ):
+        if check_bool("amsgrad", amsgrad):
             raise ValueError("amsgrad=True is not supported; use keras.optimizers.Adam.")
-        super().__init__(learning_rate, **kwargs)
+        if isinstance(learning_rate, numbers.Number):  # and not a schedule
+            learning_rate = check_number("learning_rate", learning_rate, "[0, inf)")
+        super().__init__(
+            learning_rate,
+            check_number("beta_1", beta_1, "[0, 1)"),
+            check_number("beta_2", beta_2, "[0, 1)"),
+            check_number("epsilon", epsilon, "[0, inf)"),
+            **kwargs,
+        )
 
     def build(self, variables):
         if self.built:

@@ -8,9 +8,11 @@ from PIL import Image
 
 from keras_ddpm.files import atomic_write
 from keras_ddpm.pixels import to_uint8
-from keras_ddpm.validation import check_int
+from keras_ddpm.samplers.trajectory import Trajectory
+from keras_ddpm.validation import check_instance, check_int, check_path
 
 WHITE = 255
+DURATIONS_MS = 10, 655_350  # what a GIF can hold
 
 
 def image_grid(images, columns=None, padding=2):
@@ -59,6 +61,7 @@ def filmstrip(trajectory, num_images=4, num_frames=10, padding=2):
     >>> images, trajectory = model.generate(4, steps=5, seed=0, return_trajectory=5)
     >>> save_image("filmstrip.png", filmstrip(trajectory))
     """
+    check_instance("trajectory", trajectory, Trajectory)
     check_int("num_images", num_images)
     total = len(trajectory.x_t)
     count = min(check_int("num_frames", num_frames), total)
@@ -69,13 +72,16 @@ def filmstrip(trajectory, num_images=4, num_frames=10, padding=2):
     return image_grid(cells.reshape(-1, *cells.shape[3:]), columns=len(frames), padding=padding)
 
 
-def to_pillow(image, scale=1):
+def to_pillow(image, scale=1, argument="image"):
     """An image `(height, width, 1 or 3)`, uint8 or float in [-1, 1], as a `PIL.Image.Image`, with
-    each pixel repeated `scale` times in both directions.
+    each pixel repeated `scale` times in both directions. Errors call it `argument`.
     """
-    image = to_uint8(image)
-    if image.ndim != 3 or image.shape[-1] not in (1, 3):
-        raise ValueError(f"an image must be (height, width, 1 or 3), got shape {image.shape}.")
+    check_int("scale", scale)
+    image = to_uint8(image, argument)
+    if image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:
+        raise ValueError(
+            f"{argument} has shape {image.shape}, but must be (height, width, 1 or 3)."
+        )
     image = image.repeat(scale, axis=0).repeat(scale, axis=1)
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
@@ -88,8 +94,9 @@ def save_image(path, image, scale=1):
 
     >>> save_image("grid.png", image_grid(model.generate(16, steps=5)))
     """
-    with atomic_write(path) as partial:
-        to_pillow(image, scale).save(partial)
+    picture = to_pillow(image, scale)
+    with atomic_write(_check_path(path)) as partial:
+        picture.save(partial)
 
 
 def save_gif(path, frames, duration_ms=100, scale=1):
@@ -98,18 +105,26 @@ def save_gif(path, frames, duration_ms=100, scale=1):
     Args:
         path, scale: as for `save_image`.
         frames: images of one shape `(height, width, channels)`, uint8 or float in [-1, 1].
-        duration_ms: how long a frame is shown: an int, or a list with one int for each frame.
+        duration_ms: how long a frame is shown: an int in [10, 655350], or a list with one int for
+            each frame. A GIF holds tens of milliseconds.
 
     >>> images, trajectory = model.generate(4, steps=5, return_trajectory=True)
     >>> save_gif("process.gif", [image_grid(x) for x in trajectory.x_start], 80)
     """
-    frames = [to_pillow(frame, scale) for frame in frames]
+    if not hasattr(frames, "__iter__"):
+        raise TypeError(f"frames={frames!r} must be images.")
+    frames = [to_pillow(frame, scale, f"frames[{i}]") for i, frame in enumerate(frames)]
     if not frames:
-        raise ValueError("frames=[] makes no animation: give at least one.")
-    if np.ndim(duration_ms) and len(duration_ms) != len(frames):
+        raise ValueError("frames=[] makes no animation: give at least one image.")
+    if len({(frame.size, frame.mode) for frame in frames}) > 1:
+        raise ValueError("frames hold images of different shapes.")
+    is_list = isinstance(duration_ms, list | tuple | np.ndarray)
+    for duration in duration_ms if is_list else [duration_ms]:
+        check_int("duration_ms", duration, *DURATIONS_MS)
+    if is_list and len(duration_ms) != len(frames):
         raise ValueError(f"duration_ms has {len(duration_ms)} entries for {len(frames)} frames.")
     options = {"append_images": frames[1:], "duration": duration_ms, "loop": 0}
-    with atomic_write(path) as partial:
+    with atomic_write(_check_path(path)) as partial:
         frames[0].save(partial, save_all=True, **options)
 
 
@@ -119,10 +134,10 @@ def plot_history(csv_path, png_path):
     """
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
 
-    with open(csv_path, newline="") as file:
+    with open(check_path("csv_path", csv_path), newline="") as file:
         rows = list(csv.DictReader(file))
-    if not rows:
-        raise ValueError(f"{csv_path} has no rows: no epoch was finished.")
+    if not rows or "epoch" not in rows[0]:
+        raise ValueError(f"{csv_path} has no rows with an epoch: no epoch was finished.")
     columns = {name: np.array([_to_float(row[name]) for row in rows]) for name in rows[0]}
     prefix = "sample_mean_"
     means = [name.removeprefix(prefix) for name in columns if name.startswith(prefix)]
@@ -132,6 +147,8 @@ def plot_history(csv_path, png_path):
 
     losses = [columns[name] for name in ("loss", "val_loss") if name in columns]
     losses = [loss for loss in losses if np.isfinite(loss).any()]
+    if not losses:
+        raise ValueError(f"{csv_path} has no column with a finite loss.")
     for name, loss in zip(("loss", "val_loss"), losses):
         axes[0].plot(epochs, loss, marker="." if len(epochs) < 30 else None, label=name)
     smallest, largest = np.nanmin(losses), np.nanmax(losses)
@@ -155,6 +172,16 @@ def plot_history(csv_path, png_path):
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)
     with atomic_write(png_path) as partial:
         figure.savefig(partial, dpi=120)
+
+
+def _check_path(path):
+    """A path for a picture, if Pillow knows its format and its folder exists."""
+    path = check_path("path", path)
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"path={str(path)!r} must end in a format of Pillow, such as '.png'.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path={str(path)!r} is in a folder that does not exist.")
+    return path
 
 
 def _to_float(text):

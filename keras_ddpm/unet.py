@@ -6,7 +6,13 @@ import keras
 from keras import layers, ops
 
 from keras_ddpm.backend import Conv2D, GroupNormalization
-from keras_ddpm.layers import ResidualBlock, SelfAttention, TimeEmbedding, VarianceScaling
+from keras_ddpm.layers import (
+    ResidualBlock,
+    SelfAttention,
+    TimeEmbedding,
+    VarianceScaling,
+    choose_policy,
+)
 from keras_ddpm.validation import check_bool, check_choice, check_int, check_number, check_size
 
 
@@ -67,9 +73,7 @@ class UNet(keras.Model):
         remat: bool = False,
         dtype=None,
         name: str = "unet",
-        **kwargs,
     ):
-        check_choice("downsample_padding", downsample_padding, ("end", "both"))
         config = {
             "image_size": check_size("image_size", image_size),
             "channels": check_int("channels", channels),
@@ -82,15 +86,17 @@ class UNet(keras.Model):
             "head_dim": None if head_dim is None else check_int("head_dim", head_dim),
             "dropout": check_number("dropout", dropout, "[0, 1)"),
             "num_classes": None if num_classes is None else check_int("num_classes", num_classes),
-            "downsample_padding": downsample_padding,
+            "downsample_padding": check_choice(
+                "downsample_padding", downsample_padding, ("end", "both")
+            ),
             "cosine_first": check_bool("cosine_first", cosine_first),
-            "freq_shift": freq_shift,
+            "freq_shift": check_int("freq_shift", freq_shift, 0, 1),
             "remat": check_bool("remat", remat),
         }
         _check_sizes(**config)
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = choose_policy(dtype)
         inputs, outputs = _build(policy, **config)
-        super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
+        super().__init__(inputs=inputs, outputs=outputs, name=name)
         self.dtype_policy, self.config, self.remat = policy, config, remat
 
     def get_config(self):
@@ -106,6 +112,7 @@ def _build(policy, image_size, channels, widths, has_attention, num_res_blocks, 
     def conv(width, name, initializer=None, **kwargs):
         initializer = initializer or VarianceScaling()
         options = {"padding": "same", "dtype": policy, "kernel_initializer": initializer}
+        options["data_format"] = "channels_last"  # whatever Keras' global setting is
         return Conv2D(width, 3, name=name, **{**options, **kwargs})
 
     def dense(width, name):
@@ -124,7 +131,7 @@ def _build(policy, image_size, channels, widths, has_attention, num_res_blocks, 
     def halve(x, width, name):
         if config["downsample_padding"] == "end":
             return conv(width, name, strides=2)(x)
-        x = layers.ZeroPadding2D(1, dtype=policy)(x)
+        x = layers.ZeroPadding2D(1, "channels_last", dtype=policy)(x)
         return conv(width, name, strides=2, padding="valid")(x)
 
     x_t = keras.Input((*image_size, channels), name="x_t")
@@ -165,7 +172,7 @@ def _build(policy, image_size, channels, widths, has_attention, num_res_blocks, 
             if attends:
                 x = attention(x, f"up_{level}_attention_{i}")
         if level > 0:
-            x = layers.UpSampling2D(2, interpolation="nearest", dtype=policy)(x)
+            x = layers.UpSampling2D(2, "channels_last", dtype=policy)(x)
             x = conv(width, f"up_{level}_double")(x)
 
     norm_groups, norm_epsilon = config["norm_groups"], config["norm_epsilon"]

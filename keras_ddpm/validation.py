@@ -2,6 +2,10 @@
 
 import difflib
 import numbers
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
@@ -21,15 +25,16 @@ def check_choice(argument, value, choices):
             f"{argument}={value!r} is unknown; choose one of {sorted(choices)}"
             + did_you_mean(value, choices)
         )
-    return value
+    return str(value)
 
 
-def check_int(argument, value, minimum=1):
-    """Returns `value` as an int if it is a whole number of at least `minimum`."""
+def check_int(argument, value, minimum=1, maximum=None):
+    """Returns `value` as an int if it is a whole number in [minimum, maximum]."""
+    limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{argument}={value!r} must be an int of at least {minimum}.")
-    if value < minimum:
-        raise ValueError(f"{argument}={value} must be at least {minimum}.")
+        raise TypeError(f"{argument}={value!r} must be an int, {limits}.")
+    if value < minimum or (maximum is not None and value > maximum):
+        raise ValueError(f"{argument}={value} must be {limits}.")
     return int(value)
 
 
@@ -52,6 +57,27 @@ def check_bool(argument, value):
     return bool(value)
 
 
+def check_instance(argument, value, kind):
+    """Returns `value` if it is a `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{argument}={value!r} must be a {kind.__name__}.")
+    return value
+
+
+def check_function(argument, value, what):
+    """Returns `value` if it can be called; `what` describes it, such as "a function of images"."""
+    if not callable(value):
+        raise TypeError(f"{argument}={value!r} must be {what}.")
+    return value
+
+
+def check_path(argument, value):
+    """Returns the path of a file or folder as a `pathlib.Path`."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise TypeError(f"{argument}={value!r} must be a path.")
+    return Path(value)
+
+
 def check_size(argument, size):
     """Returns an image size, an int or (height, width), as a tuple of two ints."""
     sides = size if isinstance(size, tuple | list) else (size, size)
@@ -60,13 +86,59 @@ def check_size(argument, size):
     return tuple(check_int(argument, side) for side in sides)
 
 
+def to_array(argument, value):
+    """`value` as a NumPy array, if it has a shape."""
+    try:
+        return np.asarray(value)
+    except ValueError:  # NumPy's own error does not name the argument
+        raise ValueError(f"{argument} holds lists of different lengths.") from None
+
+
+def check_array(argument, value, shape):
+    """Returns finite numbers as an array if they have this shape, where None is any length >= 1.
+
+    A shape that ends with `...` may go on.
+    """
+    array, known = to_array(argument, value), [size for size in shape if size is not Ellipsis]
+    sizes = array.shape[: len(known)] if ... in shape else array.shape
+    fits = len(sizes) == len(known) and all(b in (a, None) for a, b in zip(sizes, known))
+    if not fits or 0 in array.shape:
+        words = str(tuple({None: "n", Ellipsis: "..."}.get(size, size) for size in shape))
+        words = words.replace("'", "")
+        raise ValueError(
+            f"{argument} has shape {array.shape}, but must be {words}, without an empty axis."
+        )
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{argument} has dtype {array.dtype}, but must hold numbers.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{argument} holds NaN or infinite values.")
+    return array
+
+
+def check_output(argument, output, expected):
+    """Refuses an output that is no tensor of this shape; None in a shape is an unknown size.
+
+    A known size of 1 in the place of an unknown one would be repeated in silence.
+    """
+    shape = tuple(getattr(output, "shape", ()))
+    fits = len(shape) == len(expected) and all(
+        a == b or (None in (a, b) and a != 1) for a, b in zip(shape, expected)
+    )
+    if not hasattr(output, "shape") or not fits:
+        found = f"shape {shape}" if hasattr(output, "shape") else f"a {type(output).__name__}"
+        raise ValueError(
+            f"{argument} returned {found}, but must return a tensor of shape {tuple(expected)}, "
+            "like its x_t."
+        )
+
+
 def check_images(argument, images, shape=None):
     """Returns samples `(n, ...)` as uint8, or as float32 in [-1, 1].
 
     Without `shape`, that of one sample, they must be images `(n, height, width, channels)`. Samples
     that are not images, such as points `(features,)`, need only be finite floats.
     """
-    images = np.asarray(images)
+    images = to_array(argument, images)
     expected = "(n, height, width, channels)" if shape is None else f"(n, {str(tuple(shape))[1:]}"
     fits = images.ndim == 4 if shape is None else images.shape[1:] == tuple(shape)
     if not fits or 0 in images.shape:
@@ -93,23 +165,13 @@ def check_labels(argument, labels, count, num_classes=None, class_names=None):
     """Returns class labels as int32 `(count,)`: one label for all, or one for each of `count`
     samples.
 
-    They are ints in [0, num_classes), or names among `class_names`.
+    They are ints in [0, num_classes), or names among `class_names`, or some of both.
     """
-    array = np.asarray(labels)
-    if array.dtype.kind == "U" and class_names is not None:
-        for name in array.ravel():
-            if name not in class_names:
-                raise ValueError(
-                    f"{argument}: {str(name)!r} is not one of the {len(class_names)} class names"
-                    + did_you_mean(name, class_names)
-                )
-        numbers = [list(class_names).index(name) for name in array.ravel()]
-        array = np.array(numbers, "int32").reshape(array.shape)
+    array = to_array(argument, labels)
     if array.dtype.kind not in "iu":
-        raise TypeError(
-            f"{argument} has dtype {array.dtype}, but must hold ints"
-            + (", since the classes have no names." if class_names is None else " or class names.")
-        )
+        array = np.array(labels, object)  # before NumPy makes names of the ints beside names
+        found = [_label_number(argument, label, class_names) for label in array.ravel()]
+        array = np.array(found, object).reshape(array.shape)
     if array.shape not in ((), (count,)):
         raise ValueError(
             f"{argument} has shape {array.shape}, but must be one label, or {count} of them, one "
@@ -122,3 +184,37 @@ def check_labels(argument, labels, count, num_classes=None, class_names=None):
             f"[0, {largest}]. Labels that begin at 1 need `labels - 1`."
         )
     return np.broadcast_to(array, (count,)).astype("int32")
+
+
+def _label_number(argument, label, class_names):
+    """The number of a class that is given as an int or by its name."""
+    if isinstance(label, numbers.Integral) and not isinstance(label, bool):
+        return int(label)
+    if not isinstance(label, str) or class_names is None:
+        needed = "must hold ints" + ("" if class_names is None else " or class names")
+        reason = ", since the classes have no names" if isinstance(label, str) else ""
+        raise TypeError(f"{argument} holds {label!r}, but {needed}{reason}.")
+    if label not in class_names:
+        raise ValueError(
+            f"{argument}: {str(label)!r} is not one of the {len(class_names)} class names"
+            + did_you_mean(label, class_names)
+        )
+    return list(class_names).index(label)
+
+
+def check_class_names(argument, names):
+    """Returns the names of classes, strings that differ from each other, as a tuple."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"{argument}={names!r} must be a list of strings.")
+    names = tuple(names)
+    if not names:
+        raise ValueError(f"{argument}={names} must have at least one name.")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{argument}: {name!r} must be a string.")
+        if name != name.encode(errors="replace").decode():  # bytes of a folder's name
+            raise ValueError(f"{argument}: {name!r} must be text that UTF-8 has.")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{argument}: {name!r} is there {count} times.")
+    return tuple(map(str, names))

@@ -4,6 +4,7 @@
   apply. What they differentiate is written once, in `model/training.py`.
 - `compile_function(function, variables, jit_compile)`: compiles a function that reads Keras
   `variables`, for sampling.
+- `ANY_SIZE`: whether such a program serves batches of any size.
 - `network_function(network, training)`: the network as a function of a list of tensors.
 - `Conv2D`, `GroupNormalization` and `dot_product_attention`: those of Keras, except on PyTorch.
 - `adam_step(weight, momentum, velocity, gradient, step_size, optimizer)`: one step of Adam for one
@@ -22,6 +23,7 @@ if keras.backend.backend() not in BACKENDS:
         f"KERAS_BACKEND to one of {', '.join(BACKENDS)}."
     )
 _module = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+ANY_SIZE = _module.ANY_SIZE
 TrainStep = _module.TrainStep
 adam_step = _module.adam_step
 compile_function = _module.compile_function

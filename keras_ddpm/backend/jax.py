@@ -9,6 +9,8 @@ import functools
 import jax
 from keras import StatelessScope, ops
 
+ANY_SIZE = False
+
 
 class TrainStep:
     def train_step(self, state, data):
@@ -75,7 +77,7 @@ class TrainStep:
         @functools.wraps(function)
         def step(state, iterator):
             try:
-                return function(state, iterator)
+                return function(state, self._checked(iterator))
             except StopIteration:  # the end of the data
                 raise
             except Exception:
@@ -86,6 +88,11 @@ class TrainStep:
                 raise
 
         return step
+
+    def _checked(self, iterator):
+        for batch in iterator:
+            self.check_batch(batch)
+            yield batch
 
     def _groups(self):
         return (

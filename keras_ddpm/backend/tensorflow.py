@@ -4,6 +4,8 @@ import functools
 
 import tensorflow as tf
 
+ANY_SIZE = True
+
 
 class TrainStep:
     def fit(self, x=None, *args, validation_data=None, **kwargs):
@@ -46,10 +48,20 @@ def network_function(network, training):
 def compile_function(function, variables, jit_compile):
     """Compiles `function`; TensorFlow finds the variables that it reads.
 
-    Loops and branches are those of `keras.ops`, so AutoGraph has nothing to convert.
+    It is traced once for all sizes of the first axis of its arguments: TensorFlow never frees a
+    trace that contains `silu`. Loops and branches are those of `keras.ops`, so AutoGraph has
+    nothing to convert.
     """
-    # TensorFlow warns of a function that is traced often. As a partial, a program is traced once.
-    return tf.function(functools.partial(function), jit_compile=jit_compile, autograph=False)
+    program = tf.function(functools.partial(function), jit_compile=jit_compile, autograph=False)
+
+    def any_size(x):
+        return tf.TensorSpec((None, *x.shape[1:]) if x.shape.rank else (), x.dtype)
+
+    def run(*args):
+        specs = tf.nest.map_structure(any_size, args)
+        return program.get_concrete_function(*specs)(*args)
+
+    return run
 
 
 def adam_step(weight, momentum, velocity, gradient, step_size, optimizer):

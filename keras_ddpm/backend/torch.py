@@ -4,6 +4,7 @@ import keras
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+ANY_SIZE = True
 MAX_RECORDINGS = 8  # sizes of batches for which a network is kept
 
 

@@ -1,7 +1,6 @@
 """Callbacks that sample while a network learns."""
 
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,7 +10,7 @@ from keras_ddpm.devices import is_chief
 from keras_ddpm.files import make_writable
 from keras_ddpm.plotting import image_grid, save_image, to_pillow
 from keras_ddpm.samplers import get_sampler
-from keras_ddpm.validation import check_int
+from keras_ddpm.validation import check_bool, check_int, check_path
 
 CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
 
@@ -59,6 +58,8 @@ class SamplingCallback(keras.callbacks.Callback):
 
     def draw(self):
         """The samples, float32 `(num_images, ...)`."""
+        if self.model is None:
+            raise RuntimeError("the callback has no model yet: pass it to `fit`.")
         request = {**self.request, "batch_size": self.batch_size}
         return self.model.generate(self.num_images, self.drawn_labels, **request)
 
@@ -91,14 +92,12 @@ class SampleImages(SamplingCallback):
 
     def __init__(self, directory=None, every=1, num_images=16, scale=1, show="auto", **sampling):
         super().__init__(every, num_images, **sampling)
-        self.directory = None if directory is None else Path(directory)
+        self.directory = None if directory is None else check_path("directory", directory)
         self.scale = check_int("scale", scale)
-        self.show = _in_notebook() if show == "auto" else show
+        self.show = _in_notebook() if show == "auto" else check_bool("show", show)
 
     def on_train_begin(self, logs=None):
-        shape = self.model.sample_shape
-        if not self.model.is_image or shape[-1] not in CHANNEL_NAMES:
-            raise ValueError(f"SampleImages draws images of 1 or 3 channels, not {shape}.")
+        check_drawable(self.model)
         super().on_train_begin(logs)
         if self.directory is not None:
             make_writable(self.directory)
@@ -119,6 +118,12 @@ class SampleImages(SamplingCallback):
             if logs is not None:
                 logs[f"sample_mean_{name}"] = float(mean)
                 logs[f"data_mean_{name}"] = float(data_mean)
+
+
+def check_drawable(model):
+    """Refuses a model whose samples are no pictures, before they are drawn."""
+    if not model.is_image or model.sample_shape[-1] not in CHANNEL_NAMES:
+        raise ValueError(f"pictures have 1 or 3 channels, but samples are {model.sample_shape}.")
 
 
 def _in_notebook():

@@ -6,7 +6,7 @@ from datetime import timedelta
 import keras
 from keras import ops
 
-from keras_ddpm.validation import check_int
+from keras_ddpm.validation import check_int, check_number
 
 
 class Throughput(keras.callbacks.Callback):
@@ -28,7 +28,8 @@ class Throughput(keras.callbacks.Callback):
     def __init__(self, images_per_epoch, epochs, seconds=10.0):
         super().__init__()
         self.images_per_epoch = check_int("images_per_epoch", images_per_epoch)
-        self.epochs, self.seconds = check_int("epochs", epochs), seconds
+        self.epochs = check_int("epochs", epochs)
+        self.seconds = check_number("seconds", seconds, "[0, inf)")
 
     def on_train_begin(self, logs=None):
         self.begin, self.is_done = None, False

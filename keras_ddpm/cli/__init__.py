@@ -8,10 +8,15 @@ import signal
 import sys
 from importlib.metadata import version
 
+from keras_ddpm.callbacks.sampling import check_drawable
 from keras_ddpm.devices import BACKEND, process
+from keras_ddpm.files import make_writable
 from keras_ddpm.model import load_diffusion_model
+from keras_ddpm.validation import check_path
 
 USER_ERRORS = (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+TOO_LARGE = ("Unable to allocate", "array is too big", "Maximum allowed")  # in errors of NumPy
+MAX_SEED = 2**32 - 1  # that `keras.utils.set_random_seed` takes
 
 
 def tune_xla():
@@ -37,26 +42,48 @@ def make_parser(description):
 
 def load_image_model(source, dtype_policy=None):
     """As `load_diffusion_model`, for commands that draw images."""
+    check_path("model", source)
     model = load_diffusion_model(source, dtype_policy)
     if not model.is_image:
         raise ValueError(f"{source!r} generates points, not images.")
+    check_drawable(model)
     return model
 
 
+def output_folder(path):
+    """The `Path` of `--output`, a folder that is created if need be and can be written to."""
+    return make_writable(check_path("output", path))
+
+
 @contextlib.contextmanager
-def user_errors(option_prefix="--"):
+def user_errors(
+    prefix="--", errors=USER_ERRORS, interrupted="interrupted.", large="num_images", **options
+):
     """Ends the program with one line instead of a traceback for errors that a user can cause.
 
-    An error begins with the name of an argument, which `option_prefix` makes that of an option.
+    An error begins with the name of an argument. `prefix` makes it that of an option, and `options`
+    are those that are called otherwise. Ctrl-C prints `interrupted`. `large` is the argument to
+    make smaller when there is not enough memory.
     """
+
+    def to_option(argument):
+        return options.get(argument, prefix + argument)
+
     try:
         yield
-    except USER_ERRORS as error:
+    except KeyboardInterrupt:
+        _end(130, interrupted)
+    except errors as error:
         text = str(error) or repr(error)
-        names_argument = re.match(r"[a-z_]+=", text)
-        print(
-            f"error: {option_prefix if names_argument else ''}{text}", file=sys.stderr, flush=True
-        )
-        if process()[1] > 1:  # JAX would wait for the other processes for minutes
-            signal.raise_signal(signal.SIGKILL)
-        sys.exit(2)
+        if any(part in text for part in TOO_LARGE):
+            text = f"out of memory: {text.rstrip('.')}. Try a smaller {to_option(large)}."
+        elif argument := re.match(r"[a-z_]+(?==)", text):
+            text = to_option(argument[0]) + text[argument.end() :]
+        _end(2, f"error: {text}")
+
+
+def _end(code, line):
+    print(line, file=sys.stderr, flush=True)
+    if process()[1] > 1:  # JAX would wait for the other processes for minutes
+        signal.raise_signal(signal.SIGKILL)
+    sys.exit(code)

@@ -9,16 +9,17 @@ import socket
 import time
 from pathlib import Path
 
-from keras_ddpm.cli import load_image_model, make_parser, tune_xla, user_errors
-from keras_ddpm.cli.sample import parse_labels
+from keras_ddpm.cli import USER_ERRORS, load_image_model, make_parser, tune_xla, user_errors
+from keras_ddpm.cli.sample import class_names_of, parse_labels
 from keras_ddpm.plotting import image_grid, to_pillow
 from keras_ddpm.presets import list_presets
 from keras_ddpm.samplers import SAMPLERS
-from keras_ddpm.validation import check_int
+from keras_ddpm.validation import check_int, check_path
 
 MAX_MODELS = 4  # kept in memory
 MAX_IMAGES = 64
 MAX_FRAMES = 50  # shown of one sampling
+MAX_LETTERS = 500  # of an error, which may hold what a visitor sent
 SIDE = 512  # pixels, about, of a picture on the page
 
 
@@ -33,8 +34,9 @@ def app(description=None):
     with user_errors():
         try:  # before long work
             socket.create_server((args.host, args.port or 0)).close()
-        except (OSError, OverflowError) as error:
-            raise ValueError(f"host={args.host} --port {args.port} is not free: {error}") from error
+        except (OSError, OverflowError, TypeError, ValueError) as error:
+            port = "" if args.port is None else f" --port {args.port}"
+            raise ValueError(f"host={args.host}{port} cannot be served: {error}") from error
         page = build_page(args.model)
         print("the page is at", launch(page, args.host, args.port), flush=True)
     page.block_thread()
@@ -47,14 +49,14 @@ def errors_on_the_page():
 
     try:
         yield
-    except (MemoryError, OSError, TypeError, ValueError) as error:
-        text = html.escape(str(error))
+    except (*USER_ERRORS, OverflowError) as error:
+        text = html.escape(str(error)[:MAX_LETTERS])
         raise gradio.Error(text, duration=None, print_exception=False) from error
 
 
 def cached_model(source):
     """The model of a file or preset, read once, and again when the file has changed."""
-    path = Path(source)
+    path = check_path("model", source)
     return _read_model(source, path.stat().st_mtime_ns if path.exists() else None)
 
 
@@ -70,17 +72,20 @@ def describe(source):
         size = " × ".join(map(str, model.sample_shape))
         parameters = f"{model.network.count_params():,}".replace(",", " ")
         text = f"{size}, {parameters} parameters, {model.diffusion.timesteps} timesteps"
-        return text, list(model.class_names or map(str, range(model.num_classes or 0)))
+        return text, class_names_of(model)
 
 
 def draw(source, labels, guidance_scale, sampler, steps, eta, num_images, seed):
-    """Samples, and yields what the page shows of it: x_t, x̂₀ and a line of text."""
+    """Samples, and yields what the page shows of it: x_t, x̂₀ and a line of text.
+
+    The arguments may be anything that JSON has: a program may ask the page.
+    """
     with errors_on_the_page():
         model = cached_model(source)
         check_int("seed", seed, minimum=0)
-        labels = parse_labels(map(str, labels), model.class_names) if labels else None
-        if labels:
-            labels = [labels[i % len(labels)] for i in range(num_images)]
+        check_int("num_images", num_images, maximum=MAX_IMAGES)
+        labels = parse_labels([] if labels is None else labels, model)
+        labels = [labels[i % len(labels)] for i in range(num_images)] if labels else None
         options = {"sampler": sampler, "steps": steps, "eta": eta, "seed": seed}
         options |= {"guidance_scale": guidance_scale, "frames": MAX_FRAMES}
         start = time.perf_counter()
@@ -105,7 +110,7 @@ def build_page(source=None):
         raise OSError('the page needs Gradio: pip install -e ".[app]"') from error
 
     runs = sorted(map(str, Path("runs").glob("*/final.keras")))
-    sources = list(dict.fromkeys([*([source] if source else []), *list_presets(), *runs]))
+    sources = list(dict.fromkeys([*([] if source is None else [source]), *list_presets(), *runs]))
     cached_model(sources[0])  # fails now if it cannot be read
     dropdown = functools.partial(gr.Dropdown, allow_custom_value=True)
 
@@ -139,8 +144,9 @@ def build_page(source=None):
             text, classes = describe(source)
             return text, gr.Dropdown(choices=classes, value=[])
 
-        # One at a time: visitors share the models, and a backend's programs.
-        queue = {"concurrency_id": "model", "concurrency_limit": 1}
+        # One at a time: visitors share the models, and a backend's programs. `preprocess` would
+        # fail at what is sent by a program before these functions can answer it.
+        queue = {"concurrency_id": "model", "concurrency_limit": 1, "preprocess": False}
         shown = {"outputs": [facts, labels], "show_progress_on": facts}
         gr.on([page.load, model.change], show_model, inputs=model, **shown, **queue)
         inputs = [model, labels, guidance_scale, sampler, steps, eta, num_images, seed]
@@ -155,6 +161,7 @@ def launch(page, host="127.0.0.1", port=None):
     _, address, _ = page.launch(
         server_name=host,
         server_port=port or None,
+        max_file_size=0,  # the page has no use for uploads
         share=False,
         run_history=False,
         ssr_mode=False,

@@ -5,9 +5,16 @@ import sys
 
 import keras
 
-from keras_ddpm.cli import load_image_model, make_parser, measure, tune_xla, user_errors
+from keras_ddpm.cli import (
+    load_image_model,
+    make_parser,
+    measure,
+    output_folder,
+    tune_xla,
+    user_errors,
+)
 from keras_ddpm.cli.sample import add_sampling_options, sampling_options
-from keras_ddpm.files import atomic_write, make_writable
+from keras_ddpm.files import atomic_write
 from keras_ddpm.metrics import LeNetFeatures
 from keras_ddpm.plotting import image_grid, save_image
 from keras_ddpm.samplers import get_sampler
@@ -57,6 +64,8 @@ class Evaluation:
         check_choice("features", args.features, FEATURES)
         for name, minimum in (("num_images", MIN_IMAGES), ("seed", 0), ("batch_size", 1)):
             check_int(name, getattr(args, name), minimum)
+        for seed in args.lenet_seeds:
+            check_int("lenet_seeds", seed, minimum=0)
         if args.validation_fraction is not None:
             check_number("validation_fraction", args.validation_fraction, "(0, 1)")
             if args.test_split is not None:
@@ -64,16 +73,19 @@ class Evaluation:
 
         self.model = load_image_model(args.model)
         self.check_sampling()
-        self.folder = make_writable(args.output)
-        self.train, self.test, self.held_out = measure.load_both(
-            args.data,
-            args.train_split,
-            args.test_split,
-            args.validation_fraction,
-            shape=self.model.sample_shape,
-            data_dir=args.data_dir,
-            num_images=args.data_images,
-        )
+        self.folder = output_folder(args.output)
+        names = {"name": "--data", "num_images": "--data_images", "split": "--train_split"}
+        names |= {name: f"the model's {name}" for name in ("image_size", "channels")}
+        with user_errors(**names):
+            self.train, self.test, self.held_out = measure.load_both(
+                args.data,
+                args.train_split,
+                args.test_split,
+                args.validation_fraction,
+                shape=self.model.sample_shape,
+                data_dir=args.data_dir,
+                num_images=args.data_images,
+            )
         few = len(self.train) <= MAX_NEAREST_IMAGES
         self.parts = args.parts or ["distance", *(["nearest"] if few else [])]
         self.check_data()

@@ -1,6 +1,7 @@
 """Measures of samples beside the same measures of test images and of noise, as tables."""
 
 import hashlib
+import re
 import time
 
 import keras
@@ -13,6 +14,7 @@ from keras_ddpm.pixels import to_uint8
 
 CHUNK = 100  # samples in a file: no more are lost when a program is killed
 MAX_KID_IMAGES = 10_000  # of the data, because kid compares every pair
+NO_TEST_SPLIT = re.compile("split='test' is |Unknown split")  # the beginning of an error
 SHOWN = 24  # samples beside the training images nearest to them
 HELD_OUT = 0.05  # the share that takes the place of test images where there are none
 
@@ -38,10 +40,10 @@ def load_both(name, train_split=None, test_split=None, held_out=None, *, shape, 
         try:
             test = load_images(name, test_split or "test", **options)
             return train, test, f"the split {test_split or 'test'}"
-        except ValueError:
-            if test_split is not None:
-                raise
-            held_out = HELD_OUT  # the name is known, so there is no such split
+        except ValueError as error:
+            if test_split is not None or not NO_TEST_SPLIT.match(str(error)):
+                raise ValueError(re.sub("^split=", "test_split=", str(error))) from error
+            held_out = HELD_OUT
     return *train.split(held_out), f"a share of {held_out:g} that is held out"
 
 
@@ -59,7 +61,8 @@ def draw_samples(model, folder, num_images, seed=0, batch_size=CHUNK, **options)
     They come in chunks, each with a seed of its own, of classes in turn. Chunks that the folder
     holds are not drawn again, so each model and all options of `generate` need their own folder.
     """
-    folder, chunks, labels = make_writable(folder), [], None
+    folder, labels, seconds = make_writable(folder), None, []
+    samples = np.empty((num_images, *model.sample_shape), "uint8")
     starts = range(0, num_images, CHUNK)
     bar = keras.utils.Progbar(len(starts), unit_name="chunk")
     for first in starts:
@@ -75,17 +78,20 @@ def draw_samples(model, folder, num_images, seed=0, batch_size=CHUNK, **options)
                 batch_size=min(batch_size, CHUNK),
                 **options,
             )
-            seconds = time.perf_counter() - begin
+            taken = time.perf_counter() - begin
             with atomic_write(path) as partial, open(partial, "wb") as file:
-                np.savez_compressed(file, images=to_uint8(images), seconds=seconds)
+                np.savez_compressed(file, images=to_uint8(images), seconds=taken)
         try:
             with np.load(path) as chunk:
-                chunks.append((chunk["images"], float(chunk["seconds"])))
+                images, taken = chunk["images"], float(chunk["seconds"])
+            if images.dtype != np.uint8 or images.shape != (CHUNK, *model.sample_shape):
+                raise ValueError(f"images of shape {images.shape} and dtype {images.dtype}")
         except Exception as error:  # damage can make NumPy and zipfile raise nearly anything
             raise ValueError(f"{path} is damaged ({error}). Delete it.") from error
+        samples[first : first + CHUNK] = images[: num_images - first]
+        seconds.append(taken)
         bar.add(1)
-    images, seconds = zip(*chunks)
-    return np.concatenate(images)[:num_images], float(np.median(seconds)) / CHUNK
+    return samples, float(np.median(seconds)) / CHUNK
 
 
 def evenly_spaced(images, count):

@@ -1,13 +1,15 @@
 """Draws images from a trained model, and shows how they emerge from noise."""
 
+import reprlib
+
 import numpy as np
 
-from keras_ddpm.cli import load_image_model, make_parser, tune_xla, user_errors
+from keras_ddpm.cli import load_image_model, make_parser, output_folder, tune_xla, user_errors
 from keras_ddpm.devices import use_devices
-from keras_ddpm.files import make_writable
 from keras_ddpm.plotting import filmstrip, image_grid, save_gif, save_image
-from keras_ddpm.validation import check_int, did_you_mean
+from keras_ddpm.validation import check_choice, check_int, did_you_mean
 
+DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 MAX_IMAGES_IN_GIF = 16
 FRAMES = 40
 FILMSTRIP_IMAGES, FILMSTRIP_FRAMES = 4, 10
@@ -47,32 +49,45 @@ def sample(description=None):
     with user_errors():
         check_int("num_images", args.num_images)
         check_int("seed", args.seed, minimum=0)
-        make_writable(args.output)
+        if args.dtype_policy is not None:
+            check_choice("dtype_policy", args.dtype_policy, DTYPE_POLICIES)
+        output = output_folder(args.output)
         use_devices(args.devices)
         model = load_image_model(args.model, args.dtype_policy)
         images, trajectory = _draw(model, args)
-        for path in _write(make_writable(args.output), images, trajectory):
+        for path in _write(output, images, trajectory):
             print(path)
 
 
-def parse_labels(labels, class_names):
-    """Labels as ints; names are looked up first, because a class may be called "2"."""
-    names, numbers = list(class_names or ()), []
-    for label in labels:
-        if label not in names and not label.isdecimal():
-            raise ValueError(f"labels={label} is no class{did_you_mean(label, names)}")
-        numbers.append(names.index(label) if label in names else int(label))
-    return numbers
+def class_names_of(model):
+    """The names of a model's classes, or else their numbers, as strings."""
+    return list(model.class_names or map(str, range(model.num_classes or 0)))
+
+
+def parse_labels(labels, model):
+    """One label or a list of them, names or numbers, as a list of ints. Of strings, names are
+    looked up first, because a class may be called "2".
+    """
+    names, found = class_names_of(model), []
+    numbers = {number: number for number in range(len(names))}
+    numbers |= {str(number): number for number in numbers} | dict(zip(names, numbers))
+    for label in labels if isinstance(labels, list) else [labels]:
+        if type(label) not in (int, str) or label not in numbers:
+            known = f"the model has {len(names)} classes{did_you_mean(label, names)}"
+            raise ValueError(f"labels={reprlib.repr(label)} is no class: {known}")
+        found.append(numbers[label])
+    return found
 
 
 def _draw(model, args):
     """The images, and the reverse process of the first few."""
-    labels = args.labels and parse_labels(args.labels, model.class_names)
+    labels = args.labels and parse_labels(args.labels, model)
 
     def generate(count, **kwargs):
         repeated = None if labels is None else np.resize(labels, count)
         return model.generate(count, repeated, **sampling_options(args), **kwargs)
 
+    model.check_request(args.num_images, None)  # whether they fit into memory
     # One seed gives the same first images, however many there are.
     shown = min(args.num_images, MAX_IMAGES_IN_GIF)
     images, trajectory = generate(shown, return_trajectory=FRAMES)

@@ -11,30 +11,34 @@ from keras.optimizers.schedules import CosineDecay, PolynomialDecay
 from keras_ddpm.callbacks import SampleImages, Throughput
 from keras_ddpm.callbacks.checkpoint import Checkpoint, latest_checkpoint
 from keras_ddpm.callbacks.tensorboard import TensorBoard
-from keras_ddpm.cli import tune_xla, user_errors
+from keras_ddpm.cli import MAX_SEED, tune_xla, user_errors
 from keras_ddpm.cli.config import build_callbacks, check_unchanged, parse_config, save_config
 from keras_ddpm.data import ImageDataset, ImageSet, load_images
 from keras_ddpm.devices import check_batches, is_chief, process, processes_agree, use_devices
 from keras_ddpm.diffusion import GaussianDiffusion
-from keras_ddpm.files import atomic_write, make_writable
+from keras_ddpm.files import atomic_write, lock_folder, make_writable
 from keras_ddpm.model import DiffusionModel, load_diffusion_model
 from keras_ddpm.model.batches import batch_sizes
 from keras_ddpm.optimizers import FusedAdam
 from keras_ddpm.plotting import image_grid, plot_history, save_image
 from keras_ddpm.unet import UNet
-from keras_ddpm.validation import check_number
+from keras_ddpm.validation import check_int, check_number
+
+# What can happen in the middle of a run: a full disk, no memory, a loss that is not finite.
+RUN_ERRORS = (FloatingPointError, MemoryError, OSError)
 
 
 def train(default_config=None, description=None):
     """Trains as the command line says, or goes on with a run."""
     tune_xla()
-    config = parse_config(sys.argv[1:], default_config=default_config, description=description)
-    run = Run(config)
-    if run.is_finished:
-        print(f"{run.folder} is finished: {run.epochs_done} epochs are done.")
-    else:
-        run.fit()
-        run.finish()
+    hint = "interrupted: the same command goes on from the last checkpoint."
+    with user_errors("--training.", RUN_ERRORS, hint, large="batch_size"):
+        run = Run(parse_config(sys.argv[1:], default_config, description))
+        if run.is_finished:
+            print(f"{run.folder} is finished: {run.epochs_done} epochs are done.")
+        else:
+            run.fit()
+            run.finish()
 
 
 class Run:
@@ -43,6 +47,7 @@ class Run:
     def __init__(self, config):
         self.config, self.folder, training = config, Path(config.run), config.training
         with user_errors("--training."):
+            check_int("seed", training.seed, minimum=0, maximum=MAX_SEED)
             self.devices = use_devices(training.devices)
             check_batches([training.batch_size])
         with user_errors("--diffusion."):
@@ -50,7 +55,8 @@ class Run:
         with user_errors("--sampling."):
             self.loggers = self.build_loggers()
         with user_errors():
-            make_writable(self.folder)
+            if is_chief():
+                self.lock = lock_folder(make_writable(self.folder))
             checkpoint = self.find_checkpoint()
         final = self.folder / "final.keras"
         self.is_finished = self.epochs_done == training.epochs and final.exists()
@@ -65,6 +71,9 @@ class Run:
         with user_errors():
             load = load_diffusion_model
             self.model = load(checkpoint) if checkpoint else self.build_model(train_set)
+        with user_errors("--sampling."):
+            self.samples.set_model(self.model)
+            self.samples.on_train_begin()  # whether it can draw them
         if is_chief():
             save_config(config, self.folder / "config.yaml")
 
@@ -77,12 +86,12 @@ class Run:
                 f"guidance_scale={self.sampling['guidance_scale']} needs --data.use_labels true."
             )
         every, num_images = self.config.sampling.every, self.config.sampling.num_images
-        samples = SampleImages(self.folder / "samples", every, num_images, **self.sampling)
-        sampler = samples.request["sampler"]
+        self.samples = SampleImages(self.folder / "samples", every, num_images, **self.sampling)
+        sampler = self.samples.request["sampler"]
         sampler.coefficients(self.diffusion, sampler.plan(self.diffusion))  # may refuse
-        loggers = [samples]
+        loggers = [self.samples]
         if self.config.logging.tensorboard:
-            loggers.append(TensorBoard(self.folder / "tensorboard", samples))
+            loggers.append(TensorBoard(self.folder / "tensorboard", self.samples))
         return loggers + build_callbacks(self.config.logging.callbacks)
 
     def find_checkpoint(self):
@@ -112,7 +121,16 @@ class Run:
 
         if config.validation_fraction is None:
             train_set = load(config.split)
-            return train_set, config.validation_split and load(config.validation_split)
+            if config.validation_split is None:
+                return train_set, None
+            with user_errors("--data.", split="--data.validation_split"):
+                validation_set = load(config.validation_split)
+            if validation_set.class_names != train_set.class_names:
+                raise ValueError(
+                    f"validation_split={config.validation_split!r} has other classes than the "
+                    "training images."
+                )
+            return train_set, validation_set
         if config.validation_split is not None:
             raise ValueError(
                 f"validation_fraction={config.validation_fraction} and validation_split="
@@ -148,7 +166,7 @@ class Run:
     def build_model(self, train_set):
         """A new model; with `init_from` it starts from another model's averaged weights."""
         data, training = self.config.data, self.config.training
-        with user_errors("--network."):
+        with user_errors("--network.", large="widths"):
             network = UNet(
                 data.image_size,
                 data.channels,

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_ddpm.data.images import ImageSet
-from keras_ddpm.validation import check_images, check_int, check_labels
+from keras_ddpm.validation import check_bool, check_images, check_int, check_labels
 
 
 class ImageDataset(keras.utils.PyDataset):
@@ -59,10 +59,12 @@ class ImageDataset(keras.utils.PyDataset):
         self.batch_size = check_int("batch_size", batch_size)
         if batch_size > len(self.images):
             raise ValueError(f"batch_size={batch_size} is more than the {len(self.images)} images.")
-        self.shuffle, self.flip = shuffle, flip
+        self.shuffle, self.flip = check_bool("shuffle", shuffle), check_bool("flip", flip)
         self.seed = check_int("seed", seed, minimum=0)
-        self.drop_remainder = drop_remainder
-        self.part, self.num_parts = part
+        self.drop_remainder = check_bool("drop_remainder", drop_remainder)
+        if not isinstance(part, tuple | list) or len(part) != 2:
+            raise TypeError(f"part={part!r} must be (i, n) with 0 <= i < n.")
+        self.part, self.num_parts = (check_int("part", number, minimum=0) for number in part)
         if not 0 <= self.part < self.num_parts:
             raise ValueError(f"part={part} must be (i, n) with 0 <= i < n.")
         for size in self.batch_sizes:

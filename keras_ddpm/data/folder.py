@@ -1,55 +1,97 @@
 """Images from a folder, decoded once by Pillow in a thread pool."""
 
+import functools
 import os
 import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageOps, features
 
-from keras_ddpm.data.images import ImageSet, check_request, fit_image
+from keras_ddpm.data.images import ImageSet, bits_of, check_request, fit_image
+from keras_ddpm.validation import check_class_names, check_path
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# What is read, and the decoder of Pillow that each needs. .avif is read where Pillow can.
+FORMATS = {
+    ".avif": "AVIF",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".jfif": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".pgm": "PPM",
+    ".png": "PNG",
+    ".ppm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
 
 
-def load_folder(folder, image_size=64, channels=3, background="white", num_images=None):
+def load_folder(
+    folder, image_size=64, channels=3, background="white", num_images=None, class_names=None
+):
     """Loads every image in a folder and its sub-folders.
 
-    When every image is in a sub-folder, the sub-folders directly in `folder` are the classes: their
-    names in sorted order, numbers by value ("2" before "10"), number the labels from 0. If any
-    image is directly in `folder`, all images are read and there are no labels. Hidden files and
-    folders, and files with other extensions, are ignored. Of an animation the first frame is read,
-    and the camera's rotation (EXIF) is applied. A damaged file is left out, with a warning.
+    When every image is in a sub-folder, the sub-folders directly in `folder` are the classes, also
+    one without images: their names in sorted order, numbers by value ("2" before "10"), number the
+    labels from 0. If any image is directly in `folder`, all images are read and there are no
+    labels. Hidden files and folders are ignored. A folder to which several links lead is read once.
+
+    Of an animation the first frame is read, and the camera's rotation (EXIF) is applied. Grey of
+    more than 8 bits is scaled by the bits that a TIFF names, if less than 16, else by the smallest
+    of 8, 12 and 16 bits that holds the image's largest value. A damaged file is left out, with a
+    warning, and one warning counts the files with other extensions.
 
     Args:
         folder: path of the folder.
         image_size, channels, background: as for `load_images`.
         num_images: read only the first so many files, in sorted order; None is all.
+        class_names: optional names of the classes, such as those of the training images: a
+            sub-folder gets the number of its name among them.
 
     Returns an `ImageSet` in the order of the labels, then of the paths.
     """
     size = check_request(image_size, channels, num_images)
+    folder = check_path("folder", folder).expanduser()
     try:
         background = ImageColor.getrgb(background)[:3]
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f'background={background!r} must be a colour or "#rrggbb".') from error
-    folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}; give one with {', '.join(EXTENSIONS)}.")
-    paths, labels, class_names = _find_images(folder)
+        raise ValueError(f"there is no folder {folder}; give one with {', '.join(extensions())}.")
+    folders = dict(walk(folder))
+    files = [path for paths in folders.values() for path in paths]
+    files.sort(key=lambda path: path.relative_to(folder).parts)
+    paths = [path for path in files if is_image(path) and path.is_file()]
+    not_read = _describe_others(path for path in files if not is_image(path))
     if not paths:
-        raise ValueError(f"{folder} has no images; files read are {', '.join(EXTENSIONS)}.")
+        raise ValueError(f"{folder} has no images; {not_read}.")
+    if not all(map(is_image, files)):
+        warnings.warn(f"{folder}: {not_read}", stacklevel=2)
+    for path in files:  # a pipe, at which reading would wait, or a link that leads nowhere
+        if is_image(path) and not path.is_file():
+            warnings.warn(f"skipped {path}: it is no regular file", stacklevel=2)
+    labels, own = None, class_folders(folder, folders)
+    if own is None:
+        class_names = None
+    else:
+        paths, labels, class_names = _label(folder, paths, own, class_names)
+        labels = labels[:num_images]
     paths = paths[:num_images]
     images = np.empty((len(paths), *size, channels), np.uint8)
+    decoders = sorted({FORMATS[extension] for extension in extensions()})
 
     def read(index):
         try:
-            with Image.open(paths[index]) as image:
+            with Image.open(paths[index], formats=decoders) as image:
                 # A JPEG decoder can shrink by 2, 4 or 8, here to no less than twice what is needed.
                 image.draft(None, (2 * max(size),) * 2)
+                bits = bits_of(image)
                 image = ImageOps.exif_transpose(image)
-                images[index] = fit_image(image, size, channels, background)
+                images[index] = fit_image(image, size, channels, background, bits)
         except Exception as error:  # a damaged file can make a decoder raise nearly anything
             return f"{type(error).__name__}: {error}"
         return None
@@ -66,28 +108,78 @@ def load_folder(folder, image_size=64, channels=3, background="white", num_image
     return ImageSet(images[good], None if labels is None else labels[good], class_names)
 
 
-def walk_images(folder):
-    """Yields the path of every image below a folder, hidden ones left out, in any order."""
-    unreadable = []
-    walk = os.walk(folder, onerror=unreadable.append, followlinks=True)
-    for directory, sub_folders, files in walk:
-        sub_folders[:] = [name for name in sub_folders if name[0] != "."]
-        for name in files:
-            if name[0] != "." and name.lower().endswith(EXTENSIONS):
-                yield Path(directory, name)
-    if unreadable:
-        raise unreadable[0]
+@functools.cache
+def extensions():
+    """The extensions of the files that are read."""
+    can_avif = "avif" in features.get_supported_modules()
+    return tuple(extension for extension in FORMATS if can_avif or extension != ".avif")
 
 
-def _find_images(folder):
-    """Sorted paths, and labels and class names if every image is in a sub-folder."""
-    paths = sorted(walk_images(folder), key=lambda path: path.relative_to(folder).parts)
-    tops = [path.relative_to(folder).parts[0] for path in paths]
-    if any(path.parent == folder for path in paths):
-        return paths, None, None
-    names = sorted(
-        set(tops), key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name)
-    )
-    labels = np.array([names.index(top) for top in tops], np.int32)
+def is_image(path):
+    """Whether the name of a file is that of an image that can be read."""
+    return path.suffix.lower() in extensions()
+
+
+def walk(folder):
+    """Yields `(folder, paths of its files)` for a folder and all below it, without hidden ones.
+
+    Links are followed, but not to a folder that has been seen, nor to one that holds `folder`.
+    """
+    errors = []
+    seen = {str(parent) for parent in Path(os.path.realpath(folder)).parents}
+    tops = [folder]
+    for top in tops:  # the list grows: links come after all folders that are no links
+        for directory, names, files in os.walk(top, onerror=errors.append):
+            real, directory = os.path.realpath(directory), Path(directory)
+            names[:] = () if real in seen else sorted(filter(is_visible, names))
+            if real not in seen:
+                seen.add(real)
+                tops += [directory / name for name in names if (directory / name).is_symlink()]
+                yield directory, [directory / name for name in files if is_visible(name)]
+    if errors:
+        raise errors[0]
+
+
+def is_visible(name):
+    """Whether a file or folder is not hidden; __MACOSX is what macOS adds to an archive."""
+    return name[0] != "." and name != "__MACOSX"
+
+
+def class_folders(folder, folders=None):
+    """The names of the sub-folders that are classes, in their order; None without classes.
+
+    `folders` is what `walk` found, if it is known.
+    """
+    folders = folders or dict(walk(folder))
+    if any(is_image(path) and path.is_file() for path in folders[folder]):
+        return None
+    names = {path.name for path in folders if path.parent == folder and path != folder}
+    return tuple(sorted(names, key=_by_value)) or None
+
+
+def _by_value(name):
+    return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+
+
+def _label(folder, paths, own, class_names):
+    """Paths sorted by their class, and their labels and class names. `own` are the sub-folders."""
+    names = check_class_names("class_names", own if class_names is None else class_names)
+    if unknown := [name for name in own if name not in names]:
+        raise ValueError(
+            f"{folder} has classes that are not among the {len(names)} class names: "
+            f"{', '.join(unknown)}. Load it by its own path to number its classes by themselves."
+        )
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = np.array([numbers[path.relative_to(folder).parts[0]] for path in paths], np.int32)
     order = np.argsort(labels, kind="stable")
-    return [paths[i] for i in order], labels[order], tuple(names)
+    return [paths[i] for i in order], labels[order], names
+
+
+def _describe_others(paths):
+    """`"not read: 2 files of .heic, 1 of .txt; files read are …"`."""
+    counts = Counter(path.suffix.lower() or "no extension" for path in paths).most_common()
+    parts = [f"{count} of {extension}" for extension, count in counts]
+    if counts:
+        parts[0] = f"{counts[0][1]} file{'s' * (counts[0][1] > 1)} of {counts[0][0]}"
+    not_read = f"not read: {', '.join(parts)}; " if parts else ""
+    return f"{not_read}files read are {', '.join(extensions())}"

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from keras_ddpm.validation import check_int, check_labels, check_number, check_size
+from keras_ddpm.validation import (
+    check_class_names,
+    check_int,
+    check_labels,
+    check_number,
+    check_size,
+)
+
+BITS_PER_SAMPLE = 258  # a tag of TIFF
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +27,7 @@ class ImageSet:
     """
 
     images: np.ndarray  # uint8 `(n, height, width, channels)`
-    labels: np.ndarray | None = None  # ints `(n,)` that count from 0; kept as int32
+    labels: np.ndarray | None = None  # ints from 0, or class names, `(n,)`; kept as int32
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self):
@@ -30,12 +38,15 @@ class ImageSet:
                 "(n, height, width, channels)."
             )
         object.__setattr__(self, "images", images)
+        if self.class_names is not None:
+            names = check_class_names("class_names", self.class_names)
+            object.__setattr__(self, "class_names", names)
         if self.labels is not None:
             if np.ndim(self.labels) != 1:
                 raise ValueError(f"labels must be ({len(images)},), not {self.labels!r}.")
-            object.__setattr__(self, "labels", check_labels("labels", self.labels, len(images)))
-        if self.class_names is not None:
-            object.__setattr__(self, "class_names", tuple(self.class_names))
+            count = None if self.class_names is None else len(self.class_names)
+            labels = check_labels("labels", self.labels, len(images), count, self.class_names)
+            object.__setattr__(self, "labels", labels)
 
     def __len__(self):
         return len(self.images)
@@ -54,6 +65,7 @@ class ImageSet:
     def split(self, fraction, seed=0):
         """`(rest, held_out)`: holds out a random share, the same for the same length and seed."""
         check_number("fraction", fraction, "(0, 1)")
+        check_int("seed", seed, minimum=0)
         if len(self) < 2:
             raise ValueError(f"a set of {len(self)} images cannot be split.")
         num_held_out = min(max(round(fraction * len(self)), 1), len(self) - 1)
@@ -69,22 +81,48 @@ class ImageSet:
 
 def check_request(image_size, channels, num_images):
     """Checks what every loader is asked for; returns (height, width)."""
-    if channels not in (1, 3):
+    if check_int("channels", channels) not in (1, 3):
         raise ValueError(f"channels={channels!r} must be 3 for colour or 1 for grey.")
     if num_images is not None:
         check_int("num_images", num_images)
     return check_size("image_size", image_size)
 
 
-def fit_image(image, size, channels, background=(255, 255, 255)):
+def bits_of(image):
+    """The bits of a number in the file of a Pillow image, as far as they are known; else None."""
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE)
+    if bits:
+        return bits[0] if isinstance(bits, tuple) else bits
+    return 16 if ";16" in str(getattr(image, "tile", "")) else None
+
+
+def to_8_bits(values, bits=None):
+    """Whole numbers of more than 8 bits as uint8, an array of the same shape.
+
+    They are scaled by `bits` if these are less than 16, else by the smallest of 8, 12 and 16 bits
+    that holds the largest value: cameras write 12 bits into files of 16. A ValueError if a value
+    is negative or larger than 16 bits hold.
+    """
+    low, high = int(values.min()), int(values.max())
+    known = [bits] if bits is not None and bits < 16 else [8, 12, 16]
+    bits = next((bits for bits in known if high < 2**bits), None)
+    if low < 0 or bits is None:
+        raise ValueError(f"pixels from {low} to {high} do not lie in [0, {2 ** known[-1] - 1}]")
+    return np.round(values * (255 / (2**bits - 1))).astype(np.uint8)
+
+
+def fit_image(image, size, channels, background=(255, 255, 255), bits=None):
     """One Pillow image of any mode, cropped centrally to the shape of `size` and resized to it with
-    antialiasing, uint8 `(height, width, channels)`. `background` shows through transparent pixels.
+    antialiasing, uint8 `(height, width, channels)`. `background` shows through transparent pixels,
+    and `bits` are those of `to_8_bits`.
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255
-        grey = np.clip(np.asarray(image, np.float32), 0, 65535) / 257
-        image = Image.fromarray(np.round(grey).astype(np.uint8))
+    if image.mode.startswith("I"):  # grey of 16 or 32 bits, which Pillow would cut off at 255
+        image = Image.fromarray(to_8_bits(np.asarray(image), bits))
+    elif bits == 16 and 0 < image.convert("L").getextrema()[1] < 16:
+        # Pillow keeps the upper 8 bits of such colours.
+        raise ValueError("colours of 16 bits that use 12 of them or less would come out black")
     if image.has_transparency_data:
         backdrop = Image.new("RGBA", image.size, background)
         image = Image.alpha_composite(backdrop, image.convert("RGBA"))

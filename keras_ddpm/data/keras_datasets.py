@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from keras_ddpm.data.images import ImageSet, check_request, fit_image
-from keras_ddpm.validation import check_choice, check_labels
+from keras_ddpm.validation import check_choice, check_labels, check_path
 
 SPLITS = ("train", "test")
 CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
@@ -39,7 +39,7 @@ def load_keras_dataset(name, split="train", image_size=64, channels=3, num_image
     """
     size = check_request(image_size, channels, num_images)
     check_choice("split", split, SPLITS)
-    name = os.fspath(name)
+    name = os.fspath(check_path("name", name))
     is_path = name.endswith(".npz")
     key = check_choice("name", Path(name).stem if is_path else name, KERAS_DATASETS)
     places = [Path(root, name if is_path else f"{name}.npz").expanduser() for root in roots]

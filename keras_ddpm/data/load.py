@@ -6,15 +6,20 @@ from pathlib import Path
 import numpy as np
 
 from keras_ddpm.data.drawn_flowers import CLASS_NAMES, draw_flowers
-from keras_ddpm.data.folder import load_folder, walk_images
+from keras_ddpm.data.folder import class_folders, is_image, is_visible, load_folder, walk
 from keras_ddpm.data.images import ImageSet, check_request
 from keras_ddpm.data.keras_datasets import is_keras_dataset, load_keras_dataset
 from keras_ddpm.data.tfds import is_prepared, load_tfds
-from keras_ddpm.validation import check_choice, check_int
+from keras_ddpm.validation import check_choice, check_int, check_path
 
 DATA_ENVIRONMENT_VARIABLE = "KERAS_DDPM_DATA"
 DRAWN_SPLITS = ("train", "validation", "test")
-FOLDER_SPLITS = {"train", "valid", "validation", "val", "dev", "test"}
+# What the sub-folders of a folder are called, in any case.
+FOLDER_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
 
 
 def load_images(
@@ -35,9 +40,11 @@ def load_images(
             path, or relative to `data_dir` or to the environment variable KERAS_DDPM_DATA; or an
             image data set of TensorFlow Datasets (TFDS), such as `"oxford_flowers102"`. A folder
             with the name of a set is given as `"./mnist"`.
-        split: `"train"` (the default), `"test"`, and for the embedded set `"validation"`; for a
-            folder the name of a sub-folder, by default the whole folder, or its `train` if all its
-            sub-folders are named like splits; for TFDS its syntax.
+        split: `"train"` (the default), `"test"`, and for the embedded set `"validation"`; for TFDS
+            its syntax. For a folder the name of a sub-folder, or another name for it: train or
+            training, validation, valid, val or dev, test or testing, in any case. None is the whole
+            folder, or its training images if all its sub-folders are called so. Classes have the
+            numbers that they have in the training images beside them.
         image_size: int or (height, width). Images are cropped centrally to this shape and resized
             to it with antialiasing.
         channels: 3 for colour or 1 for grey.
@@ -59,6 +66,9 @@ def load_images(
         raise TypeError(f"name={name!r} must be the name of a data set or a folder.")
     if split is not None and not isinstance(split, str):
         raise TypeError(f"split={split!r} must be a string or None.")
+    if data_dir is not None:
+        check_path("data_dir", data_dir)
+    check_int("seed", seed, minimum=0)
     check_request(image_size, channels, num_images)
     name = os.fspath(name)
     roots = [root for root in (data_dir, os.environ.get(DATA_ENVIRONMENT_VARIABLE)) if root]
@@ -70,12 +80,12 @@ def load_images(
     folder = _find_folder(name, roots)
     if folder is None or is_prepared(folder):
         return load_tfds(folder or name, split or "train", data_dir=data_dir, **options)
-    return load_folder(_split_folder(folder, split), background=background, **options)
+    folder, class_names = _split_folder(folder, split)
+    return load_folder(folder, background=background, class_names=class_names, **options)
 
 
 def _draw(split, image_size, channels, num_images, seed):
     check_choice("split", split, DRAWN_SPLITS)
-    check_int("seed", seed, minimum=0)
     # Different pairs of split and seed give different numbers.
     seed = len(DRAWN_SPLITS) * seed + DRAWN_SPLITS.index(split)
     images, labels = draw_flowers(num_images or 4096, image_size=image_size, seed=seed)
@@ -91,15 +101,43 @@ def _find_folder(name, roots):
     for root in roots:
         folder = Path(root, name).expanduser()
         # An interrupted download leaves an empty folder of this name.
-        if folder.is_dir() and (is_prepared(folder) or any(walk_images(folder))):
+        if folder.is_dir() and (is_prepared(folder) or _has_images(folder)):
             return folder
     return None
 
 
+def _has_images(folder):
+    return any(is_image(path) for _, paths in walk(folder) for path in paths)
+
+
 def _split_folder(folder, split):
-    names = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != ".")
-    if split is None:
-        return folder / "train" if "train" in names and set(names) <= FOLDER_SPLITS else folder
-    if split not in names:
+    """The folder to read for a split, and the class names of the training images beside it."""
+    names = sorted(f.name for f in folder.iterdir() if f.is_dir() and is_visible(f.name))
+    if split is None and not (names and all(map(_meaning, names))):
+        return folder, None
+    chosen = _choose(folder, names, split)
+    if chosen is None and split is None:
+        raise ValueError(
+            f"split=None: {folder} has no training images, only {names}; give one of these, or "
+            "read all of them with `load_folder`."
+        )
+    if chosen is None:
         raise ValueError(f"split={split!r} is no sub-folder of {folder}, which has {names}.")
-    return folder / split
+    train = _choose(folder, names, "train")
+    return folder / chosen, None if train in (None, chosen) else class_folders(folder / train)
+
+
+def _choose(folder, names, split):
+    """The one of `names` that is the split, or else means the same; None if there is none."""
+    if split in names:
+        return split
+    meaning = _meaning(split or "train")
+    fitting = [name for name in names if meaning and _meaning(name) == meaning]
+    if len(fitting) > 1:
+        raise ValueError(f"split={split!r} of {folder} may be {' or '.join(fitting)}; give one.")
+    return fitting[0] if fitting else None
+
+
+def _meaning(name):
+    """The key in `FOLDER_SPLITS` of a name; None if it is not that of a split."""
+    return next((key for key, names in FOLDER_SPLITS.items() if name.lower() in names), None)

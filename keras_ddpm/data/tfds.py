@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from PIL import Image
 
-from keras_ddpm.data.images import ImageSet, check_request, fit_image
-from keras_ddpm.validation import did_you_mean
+from keras_ddpm.data.images import ImageSet, check_request, fit_image, to_8_bits
+from keras_ddpm.validation import check_path, did_you_mean
 
 ALTERNATIVES = (
     'Or give the path of a folder of images (load_images("path/to/folder")), or use the embedded '
@@ -32,6 +32,7 @@ def load_tfds(name, split="train", image_size=64, channels=3, data_dir=None, num
     Returns an `ImageSet` in the fixed order of the prepared data set. Raises an ImportError without
     a package that it needs, and a RuntimeError if it could not be downloaded.
     """
+    check_path("name", name)
     size = check_request(image_size, channels, num_images)
     tf, tfds = _import_tensorflow(name)
     builder = _prepare(tfds, os.fspath(name), data_dir)
@@ -120,7 +121,7 @@ def _feature(builder, name):
 
 
 def _to_pillow(image):
-    """An array `(height, width, 1 to 4)`, 8 or 16 bit, as a Pillow image."""
-    if image.dtype == np.uint16:
-        image = np.round(image / 257).astype(np.uint8)
+    """An array `(height, width, 1 to 4)` as a Pillow image of 8 bits."""
+    if image.dtype.kind in "iu" and image.dtype != np.uint8:
+        image = to_8_bits(image)
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

@@ -1,23 +1,22 @@
 """Folders of Hugging Face diffusers, read and written without torch and without diffusers."""
 
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from keras import ops
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from keras_ddpm.diffusers import scheduler, unet
+from keras_ddpm.diffusers.files import WEIGHTS, WEIGHTS_INDEX, read_json, read_tensors
 from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.files import atomic_write, make_writable
+from keras_ddpm.model import DiffusionModel
 from keras_ddpm.unet import UNet
+from keras_ddpm.validation import check_instance, check_path
 
 PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-PICKLE = "diffusion_pytorch_model.bin"
 
 
 class Converted(NamedTuple):
@@ -34,7 +33,7 @@ def from_diffusers(folder, image_size=None):
     Args:
         folder: a path. Either that of a pipeline, with folders `unet` and `scheduler`, or with
             the files of both side by side, as the older google/ddpm-* have them. Weights are
-            safetensors.
+            safetensors: one file, or several with an index, or those of a variant such as fp16.
         image_size: optional int or (height, width), instead of the config's `sample_size`.
 
     Raises:
@@ -48,23 +47,30 @@ def from_diffusers(folder, image_size=None):
     images = model.generate(16, sampler="ddim", steps=50, **sampling)
     ```
     """
-    folder = Path(folder)
+    folder = check_path("folder", folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {str(folder)!r}.")
-    if (folder / INDEX).is_file():
-        kind = _read_json(folder / INDEX).get("_class_name")
-        if kind not in PIPELINES:
-            raise ValueError(f"{folder / INDEX} is of a {kind}, not of {' or '.join(PIPELINES)}.")
+    has_index = (folder / INDEX).is_file()
+    index = read_json(folder / INDEX) if has_index else {}
+    kind = index.get("_class_name")
+    if has_index and kind not in PIPELINES:
+        raise ValueError(f"{folder / INDEX} is of a {kind}, not of {' or '.join(PIPELINES)}.")
     is_flat = not (folder / "unet").is_dir()
     unet_folder, scheduler_folder = (
         folder if is_flat else folder / part for part in ("unet", "scheduler")
     )
-    config = _read_json(unet_folder / CONFIG)
-    kind = config.get("_class_name", "UNet2DModel")
+    config = read_json(unet_folder / CONFIG)
+    kind = config.get("_class_name", _class_of("unet", index) or "UNet2DModel")
     if kind != "UNet2DModel":
         raise ValueError(f"{unet_folder / CONFIG} is of a {kind}, not of a UNet2DModel.")
-    diffusion, sampling = scheduler.diffusion_from_config(_read_json(scheduler_folder / SCHEDULER))
-    tensors = unet.with_current_names(_read_tensors(unet_folder))
+    settings = read_json(scheduler_folder / SCHEDULER)
+    named = _class_of("scheduler", index)
+    if named is not None:
+        settings.setdefault("_class_name", named)
+    diffusion, sampling = scheduler.diffusion_from_config(settings)
+    if named not in (None, settings.get("_class_name")):
+        raise ValueError(f"{folder / INDEX} names a {named}, but {SCHEDULER} another class.")
+    tensors = unet.with_current_names(read_tensors(unet_folder))
     network = unet.network_from_config(config, image_size)
     _assign(network, tensors)
     return Converted(network, diffusion, sampling)
@@ -84,7 +90,8 @@ def to_diffusers(model, folder):
     # elsewhere: diffusers.DDPMPipeline.from_pretrained("flowers")(batch_size=4)
     ```
     """
-    network = model.ema_network
+    network = check_instance("model", model, DiffusionModel).ema_network
+    check_path("folder", folder)
     configs = {
         f"unet/{CONFIG}": unet.config_of(network),
         f"scheduler/{SCHEDULER}": scheduler.config_of(model.diffusion),
@@ -103,34 +110,18 @@ def to_diffusers(model, folder):
         make_writable(folder / part)
     with atomic_write(folder / "unet" / WEIGHTS) as partial:
         partial.write_bytes(save(tensors, metadata={"format": "pt"}))
+    # The index of a model that was there in several files would be read first.
+    (folder / "unet" / WEIGHTS_INDEX).unlink(missing_ok=True)
     for name, config in configs.items():
         with atomic_write(folder / name) as partial:
             partial.write_text(json.dumps(config, indent=2) + "\n")
     return folder
 
 
-def _read_json(path):
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}.")
-    try:
-        return json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _read_tensors(folder):
-    if not (folder / WEIGHTS).is_file():
-        if (folder / PICKLE).is_file():
-            raise ValueError(
-                f"{folder / PICKLE} is a pickle, which may run any code when it is read. Convert "
-                "it where diffusers is installed and the file is trusted: UNet2DModel."
-                f"from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
-            )
-        raise FileNotFoundError(f"there is no {folder / WEIGHTS}.")
-    try:
-        return load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS} is damaged: {error}") from error
+def _class_of(part, index):
+    """What a pipeline calls the class of a part, `["diffusers", "DDPMScheduler"]`, or None."""
+    named = index.get(part)
+    return named[1] if isinstance(named, list) and len(named) == 2 else None
 
 
 def _assign(network, tensors):
@@ -140,6 +131,8 @@ def _assign(network, tensors):
             raise ValueError(f"{len(names)} tensors are {what}, such as {names[0]!r}.")
     for name, variable in variables.items():
         array = tensors[name]
+        if array.dtype.kind in "biu":
+            raise ValueError(f"{name!r} has dtype {array.dtype}, but must hold floats.")
         expected = unet.to_theirs(np.empty(variable.shape), variable).shape
         if array.shape != expected:
             raise ValueError(f"{name!r} has shape {array.shape}, but the config says {expected}.")

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from keras_ddpm.diffusers.scheduler import check_only, translate
+from keras_ddpm.diffusers.scheduler import check_known, check_only, check_types, translate
 from keras_ddpm.unet import UNet
 
 # What `UNet2DModel` of diffusers 0.42 takes an absent key for.
@@ -25,6 +25,8 @@ DEFAULTS = {
     "norm_eps": 1e-5,
     "num_class_embeds": None,
 }
+# What these may be besides null.
+OPTIONAL = {"sample_size": (int, list), "attention_head_dim": (int,), "num_class_embeds": (int,)}
 # Of these keys `UNet` has one value only, which is also that of an absent key.
 ONLY = {
     "center_input_sample": False,
@@ -81,12 +83,16 @@ LAYER = re.compile(
 def network_from_config(config, image_size=None):
     """A network with fresh weights, from the config.json of a `UNet2DModel`."""
     config = {key: value for key, value in config.items() if not key.startswith("_")}
+    check_known(config, {*DEFAULTS, *ONLY, TIME_SIZE})
     check_only(config, ONLY)
-    for key, value in config.items():
-        if value and key not in (*DEFAULTS, *ONLY, TIME_SIZE):
-            raise ValueError(f"{key}={value!r} is not supported: the key is unknown.")
     config = DEFAULTS | config
-    usual = 4 * config["block_out_channels"][0]
+    check_types(config, DEFAULTS, **OPTIONAL)
+    for key in ("block_out_channels", "sample_size"):
+        sizes = config[key] if isinstance(config[key], list) else [0]
+        if not sizes or not all(type(size) is int for size in sizes):
+            raise ValueError(f"{key}={sizes!r} must be a list of ints.")
+    widths = config["block_out_channels"]
+    usual = 4 * widths[0]
     check_only({TIME_SIZE: config.get(TIME_SIZE) or usual}, {TIME_SIZE: usual})
     if config["in_channels"] != config["out_channels"]:
         raise ValueError(
@@ -101,13 +107,14 @@ def network_from_config(config, image_size=None):
     attends = {}
     for key, side in (("down_block_types", "Down"), ("up_block_types", "Up")):
         kinds = {f"{side}Block2D": False, f"Attn{side}Block2D": True}
-        attends[side] = [translate(key, kind, kinds) for kind in config[key]]
+        old = {f"UNetRes{kind}": attends for kind, attends in kinds.items()}
+        attends[side] = [translate(key, kind, kinds | old) for kind in config[key]]
     if attends["Down"] != attends["Up"][::-1]:
         raise ValueError("down_block_types and up_block_types must mirror each other.")
     return UNet(
         config["sample_size"] if image_size is None else image_size,
         channels=config["in_channels"],
-        widths=config["block_out_channels"],
+        widths=widths,
         has_attention=attends["Down"],
         num_res_blocks=config["layers_per_block"],
         norm_groups=config["norm_num_groups"],

@@ -1,10 +1,8 @@
 """Distances between samples and data, logged while a network learns."""
 
-from pathlib import Path
-
 import numpy as np
 
-from keras_ddpm.callbacks.sampling import SamplingCallback
+from keras_ddpm.callbacks.sampling import SamplingCallback, check_drawable
 from keras_ddpm.devices import process
 from keras_ddpm.files import make_writable
 from keras_ddpm.metrics.extractors import extract
@@ -12,7 +10,7 @@ from keras_ddpm.metrics.frechet import frechet_distance, warn_if_singular
 from keras_ddpm.metrics.kid import kid
 from keras_ddpm.metrics.nearest import nearest_grid, nearest_neighbours
 from keras_ddpm.plotting import save_image
-from keras_ddpm.validation import check_images, check_int
+from keras_ddpm.validation import check_function, check_images, check_int, check_path
 
 MAX_KID_IMAGES = 10_000  # of the data, because kid compares every pair
 SHOWN = 16  # samples in the picture of nearest images
@@ -45,12 +43,11 @@ class EvaluateSamples(SamplingCallback):
 
     def __init__(self, extractor, images, every=5, num_images=1000, directory=None, **sampling):
         super().__init__(every, check_int("num_images", num_images, minimum=3), **sampling)
-        if not callable(extractor):
-            raise TypeError(f"extractor={extractor!r} must be a function of images.")
-        self.extractor, self.images = extractor, check_images("images", images)
+        self.extractor = check_function("extractor", extractor, "a function of images")
+        self.images = check_images("images", images)
         if len(self.images) < 3:
             raise ValueError(f"images of shape {self.images.shape} must be at least 3.")
-        self.directory = None if directory is None else Path(directory)
+        self.directory = None if directory is None else check_path("directory", directory)
 
     def on_train_begin(self, logs=None):
         """Finds errors before the first step, and measures the data."""
@@ -59,6 +56,7 @@ class EvaluateSamples(SamplingCallback):
         check_images("images", self.images, self.model.sample_shape)
         super().on_train_begin(logs)
         if self.directory is not None:
+            check_drawable(self.model)
             make_writable(self.directory)
         self.reference = extract(self.extractor, self.images)
         warn_if_singular("num_images", self.reference, self.num_images)

@@ -8,8 +8,8 @@ import warnings
 
 import numpy as np
 
-from keras_ddpm.metrics.extractors import check_features
-from keras_ddpm.validation import check_int
+from keras_ddpm.metrics.extractors import check_features, check_features_pair
+from keras_ddpm.validation import check_array, check_int
 
 
 def frechet_distance(features_a, features_b):
@@ -25,9 +25,8 @@ def frechet_distance(features_a, features_b):
     >>> round(frechet_distance(features, features + [2.0, 0.0, 0.0]), 9)
     4.0
     """
-    moments = []
-    for name, features in (("features_a", features_a), ("features_b", features_b)):
-        features = check_features(name, features, minimum=2)
+    pair, moments = check_features_pair(features_a, features_b, minimum=2), []
+    for name, features in zip(("features_a", "features_b"), pair):
         warn_if_singular(name, features, len(features))
         moments += [features.mean(0), _covariance(features)]
     return frechet_distance_of_moments(*moments)
@@ -41,15 +40,15 @@ def frechet_distance_of_moments(mean_a, covariance_a, mean_b, covariance_b):
     >>> frechet_distance_of_moments(np.zeros(2), np.eye(2), np.ones(2), 4 * np.eye(2))
     4.0
     """
-    shapes = [np.shape(array) for array in (mean_a, covariance_a, mean_b, covariance_b)]
-    size = len(mean_a)
-    if shapes != [(size,), (size, size)] * 2:
-        raise ValueError(f"means and covariances have shapes {shapes}; give (d,) and (d, d) twice.")
+    mean_a = check_array("mean_a", mean_a, (None,))
+    mean_b = check_array("mean_b", mean_b, mean_a.shape)
     # tr (AB)^½ with A = F Fᵀ and B = G Gᵀ is the sum of the singular values of Fᵀ G. This keeps
     # rounding small where a covariance is singular.
-    product = _factor("covariance_a", covariance_a).T @ _factor("covariance_b", covariance_b)
+    size = len(mean_a)
+    factor = _factor("covariance_a", covariance_a, size)
+    product = factor.T @ _factor("covariance_b", covariance_b, size)
     overlap = np.linalg.svd(product, compute_uv=False).sum()
-    shift = np.sum((np.asarray(mean_a) - mean_b) ** 2)
+    shift = np.sum((mean_a - mean_b) ** 2)
     spread = np.trace(covariance_a) + np.trace(covariance_b)
     return max(float(shift + spread - 2 * overlap), 0.0)
 
@@ -96,8 +95,11 @@ def _covariance(features):
     return np.cov(features, rowvar=False).reshape(2 * features.shape[1:])
 
 
-def _factor(name, covariance):
+def _factor(name, covariance, size):
     """F with F Fᵀ = covariance."""
+    covariance = check_array(name, covariance, (size, size))
+    if np.abs(covariance - covariance.T).max() > 1e-5 * np.abs(covariance).max():
+        raise ValueError(f"{name} is not symmetric, so it is no covariance.")
     values, vectors = np.linalg.eigh(covariance)
     if values.min() < -1e-6 * max(values.max(), 1e-12):  # rounding makes zeros slightly negative
         raise ValueError(f"{name} has the eigenvalue {values.min():.3g}, so it is no covariance.")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_ddpm.metrics.extractors import check_features
+from keras_ddpm.metrics.extractors import check_features_pair
 from keras_ddpm.validation import check_int
 
 
@@ -20,10 +20,7 @@ def kid(features_a, features_b, block_size=512):
     >>> rng = np.random.default_rng(0)
     >>> value, error = kid(rng.normal(size=(500, 8)), rng.normal(1, 1, (400, 8)))
     """
-    a = check_features("features_a", features_a, minimum=3)
-    b = check_features("features_b", features_b, minimum=3)
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"features_a has {a.shape[1]} columns and features_b {b.shape[1]}.")
+    a, b = check_features_pair(features_a, features_b, minimum=3)
     check_int("block_size", block_size)
     n, m = len(a), len(b)
     within_a = _row_sums(a, a, block_size) - _self_kernel(a)

@@ -7,9 +7,9 @@ import numpy as np
 from keras import layers
 
 from keras_ddpm.data.dataset import ImageDataset
-from keras_ddpm.files import atomic_write, make_writable
+from keras_ddpm.files import atomic_write, is_damaged, make_writable
 from keras_ddpm.pixels import to_uint8
-from keras_ddpm.validation import check_images, check_int, check_labels
+from keras_ddpm.validation import check_images, check_int, check_labels, check_path
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 8, 64, 2e-3
 MIN_SIDE = 16  # pixels, of which two convolutions and two poolings leave something
@@ -41,22 +41,23 @@ class LeNetFeatures:
     def __init__(self, images, labels, seed=0, cache=None):
         images = to_uint8(check_images("images", images))
         labels = check_labels("labels", labels, len(images))
-        if min(images.shape[1:3]) < MIN_SIDE or labels.max() < 1:
+        if min(images.shape[1:3]) < MIN_SIDE:
             raise ValueError(
-                f"images of shape {images.shape} must be at least {MIN_SIDE} x {MIN_SIDE}, and "
-                "labels of at least two classes."
+                f"images of shape {images.shape} must be at least {MIN_SIDE} x {MIN_SIDE}."
             )
-        check_int("seed", seed, minimum=0)
+        if len(np.unique(labels)) < 2:
+            raise ValueError(f"labels are all {labels[0]}, but must be of at least two classes.")
+        seed = check_int("seed", seed, minimum=0)
         if cache is None:
             self.classifier = _train(images, labels, seed)
         else:
             recipe = f"{images.shape} {seed} {EPOCHS} {BATCH_SIZE} {LEARNING_RATE}".encode()
             digest = hashlib.sha256(recipe + images.tobytes() + labels.tobytes()).hexdigest()[:12]
-            path = make_writable(cache) / f"lenet_{digest}.keras"
+            path = make_writable(check_path("cache", cache)) / f"lenet_{digest}.keras"
             if not path.exists():
                 with atomic_write(path) as partial:
                     _train(images, labels, seed).save(partial)
-            self.classifier = keras.saving.load_model(path, compile=False)
+            self.classifier = _load(path)
         features = self.classifier.get_layer("features").output
         self.network = keras.Model(self.classifier.inputs, features)
 
@@ -67,11 +68,22 @@ class LeNetFeatures:
     def accuracy(self, images, labels):
         """The share of images that are classified as labelled, a float in [0, 1]."""
         scores = self.classifier.predict(self._check(images), batch_size=256, verbose=0)
-        labels = check_labels("labels", labels, len(scores))
+        labels = check_labels("labels", labels, *scores.shape)
         return float((scores.argmax(axis=1) == labels).mean())
 
     def _check(self, images):
         return to_uint8(check_images("images", images, self.classifier.input_shape[1:]))
+
+
+def _load(path):
+    try:
+        if is_damaged(path):
+            raise ValueError("its parts do not match their checksums")
+        classifier = keras.saving.load_model(path, compile=False)
+        classifier.get_layer("features")
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete it.") from error
+    return classifier
 
 
 def _train(images, labels, seed):
@@ -87,6 +99,7 @@ def _train(images, labels, seed):
 def _build(image_shape, num_classes, seed):
     """LeNet-5 in float32, with seeds that leave the global random state of Keras alone."""
     plain = {"dtype": "float32"}
+    images = {"data_format": "channels_last", **plain}  # whatever Keras' global setting is
 
     def seeded(layer):
         seeds = np.random.SeedSequence((seed, layer)).generate_state(1)
@@ -96,11 +109,11 @@ def _build(image_shape, num_classes, seed):
         [
             keras.Input(image_shape, dtype="uint8"),
             layers.Rescaling(1 / 127.5, offset=-1, **plain),
-            layers.Conv2D(6, 5, activation="swish", **seeded(0)),
-            layers.MaxPooling2D(**plain),
-            layers.Conv2D(16, 5, activation="swish", **seeded(1)),
-            layers.MaxPooling2D(**plain),
-            layers.Flatten(**plain),
+            layers.Conv2D(6, 5, activation="swish", **images | seeded(0)),
+            layers.MaxPooling2D(**images),
+            layers.Conv2D(16, 5, activation="swish", **images | seeded(1)),
+            layers.MaxPooling2D(**images),
+            layers.Flatten(**images),
             layers.Dense(120, activation="swish", **seeded(2)),
             layers.Dense(84, activation="swish", name="features", **seeded(3)),
             layers.Dense(num_classes, activation="softmax", **seeded(4)),

@@ -5,7 +5,7 @@ import numpy as np
 from keras_ddpm.metrics.extractors import extract
 from keras_ddpm.pixels import to_uint8
 from keras_ddpm.plotting import image_grid
-from keras_ddpm.validation import check_images, check_int
+from keras_ddpm.validation import check_function, check_images, check_int, to_array
 
 ROWS, OTHER_ROWS = 256, 1024  # of samples and of training images that are compared at once
 
@@ -50,7 +50,11 @@ def nearest_neighbours(samples, training_images, k=1, features=None):
     training_images = check_images("training_images", training_images, samples.shape[1:])
     training_images = to_uint8(training_images)
     if check_int("k", k) > len(training_images):
-        raise ValueError(f"k={k} is more than the {len(training_images)} training images.")
+        raise ValueError(
+            f"training_images has shape {training_images.shape}, so k={k} is more than there are."
+        )
+    if features is not None:
+        check_function("features", features, "an extractor, a function of images")
     if features is None:
         a, b, unit = samples, training_images, 127.5
     else:
@@ -72,10 +76,13 @@ def nearest_grid(samples, training_images, indices):
     (70, 104, 3)
     """
     samples = to_uint8(check_images("samples", samples))
-    training_images = to_uint8(check_images("training_images", training_images))
-    indices = np.asarray(indices)
+    shape = samples.shape[1:]
+    training_images = to_uint8(check_images("training_images", training_images, shape))
+    indices = to_array("indices", indices)
     if indices.ndim != 2 or len(indices) != len(samples) or indices.dtype.kind not in "iu":
         raise ValueError(f"indices of shape {indices.shape} must be ints ({len(samples)}, k).")
+    if indices.min() < 0 or indices.max() >= len(training_images):
+        raise ValueError(f"indices must lie in [0, {len(training_images) - 1}].")
     rows = np.concatenate([samples[:, None], training_images[indices]], axis=1)
     count, size = rows.shape[:2]
     groups = max(1, round(np.sqrt(count / size)))  # samples beside each other: about square

@@ -4,11 +4,19 @@ Values are checked inside the step, in `faults.py`.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_ddpm.devices import process
+from keras_ddpm.model import faults
+from keras_ddpm.validation import check_int
 
 KERAS_BATCH_SIZE = 32  # where none is given
+GIVE = (
+    "give one array of samples, and one of labels where there are classes, as `fit(x, labels)` or "
+    "as a data set of pairs (x, labels). From a dict take `(batch['image'], batch['label'])`; of a "
+    "list make an array with `np.stack`."
+)
 
 
 def batch_sizes(x, batch_size=None):
@@ -26,8 +34,41 @@ def batch_sizes(x, batch_size=None):
     return [size * processes for size in sizes if size]
 
 
+def check_arrays(x, y, sample_weight, num_classes):
+    """Refuses what Keras would take for several inputs, and what it would lose on the way."""
+    if x is None:
+        raise TypeError(f"x=None: {GIVE}")
+    if hasattr(x, "images") and not isinstance(x, keras.utils.PyDataset):
+        raise TypeError(f"x={x!r}: make batches of it with `ImageDataset(x, batch_size=32)`.")
+    for name, value in {"x": x, "y": y, "sample_weight": sample_weight}.items():
+        if isinstance(value, list | tuple | dict):
+            raise TypeError(f"{name} is a {type(value).__name__}: {GIVE}")
+        if isinstance(value, np.ndarray) and (value.dtype.kind not in "biuf" or not value.size):
+            raise TypeError(
+                f"{name} has dtype {value.dtype} and shape {value.shape}, but must hold numbers."
+            )
+    if sample_weight is not None and y is None:
+        raise ValueError(
+            "sample_weight was given without y (labels): Keras would drop it. Pass a dataset "
+            "whose batches are (x, labels, sample_weight)."
+        )
+    check_label_array(y, num_classes)
+
+
+def check_label_array(y, num_classes):
+    """Refuses wrong labels in a NumPy array."""
+    if isinstance(y, np.ndarray) and y.dtype.kind in "iu" and y.size and num_classes is not None:
+        if y.min() < 0 or y.max() >= num_classes:
+            raise faults.label_error(y.min(), y.max(), "in the data", num_classes)
+
+
+def check_batch_size(batch_size):
+    return None if batch_size is None else check_int("batch_size", batch_size)
+
+
 def data_to_float(x, sample_shape):
     """Data as float32: uint8 images go from [0, 255] to [-1, 1], floats stay as they are."""
+    _check_tensor("x is", x)
     if x.shape[1:] != sample_shape and None not in tuple(x.shape[1:]):
         raise ValueError(
             f"x holds samples of shape {tuple(x.shape[1:])}, but the network was built for "
@@ -44,13 +85,36 @@ def data_to_float(x, sample_shape):
     raise TypeError(f"x has dtype {dtype}; give uint8, or float in [-1, 1].")
 
 
-def labels_to_int(labels, num_classes):
-    """Class labels as an int32 tensor `(batch,)`."""
+def _check_tensor(name, value):
+    if not hasattr(value, "shape"):
+        raise TypeError(f"{name} a {type(value).__name__} in each batch: {GIVE}")
+    if getattr(value.shape, "rank", 0) is None:
+        raise ValueError(
+            f"{name} a tensor with an unknown number of axes in each batch: give it a shape with "
+            "`tf.ensure_shape`, in which a size may be None."
+        )
+
+
+def weights_to_float(sample_weight):
+    """Sample weights as a float32 tensor `(batch,)`."""
+    if len(sample_weight.shape) == 2 and sample_weight.shape[1] == 1:
+        sample_weight = ops.squeeze(sample_weight, axis=1)
+    if len(sample_weight.shape) != 1:
+        raise ValueError(
+            f"sample_weight has shape {tuple(sample_weight.shape)}, but must be one number for "
+            "each image, (batch,)."
+        )
+    return ops.cast(sample_weight, "float32")
+
+
+def check_label_tensor(labels, num_classes):
+    """Class labels as a tensor of ints `(batch,)`, of the type in which they came."""
     if labels is None:
         raise ValueError(
             f"the network was built with num_classes={num_classes}, but the data have no labels. "
             "Give (images, labels), or build the network with num_classes=None."
         )
+    _check_tensor("labels are", labels)
     shape, dtype = tuple(labels.shape), keras.backend.standardize_dtype(labels.dtype)
     if len(shape) == 2 and shape[1] == 1:
         labels = ops.squeeze(labels, axis=1)
@@ -61,7 +125,7 @@ def labels_to_int(labels, num_classes):
         )
     if "int" not in dtype:
         raise TypeError(f"labels have dtype {dtype}, but must be ints.")
-    return ops.cast(labels, "int32")
+    return ops.convert_to_tensor(labels)
 
 
 def stratified_timesteps(batch_size, timesteps, offset):
@@ -72,4 +136,4 @@ def stratified_timesteps(batch_size, timesteps, offset):
     """
     parts = ops.cast(ops.arange(batch_size), "float32") + offset
     t = parts * (timesteps / ops.cast(batch_size, "float32"))
-    return ops.minimum(ops.cast(t, "int32"), timesteps - 1)
+    return ops.cast(ops.minimum(t, float(timesteps - 1)), "int32")

@@ -79,7 +79,7 @@ class Export:
         # elsewhere, without Keras: tf.saved_model.load("flowers").serve({"noise": noise})
         ```
         """
-        sampler = get_sampler(sampler, **options)
+        sampler = get_sampler(sampler, **options).suited_to(self.sample_shape)
         sampler.coefficients(self.diffusion, sampler.plan(self.diffusion))  # may refuse
         if check_bool("guided", guided):
             if self.num_classes is None:

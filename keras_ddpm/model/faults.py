@@ -4,24 +4,32 @@ A compiled step cannot raise. It writes a code and two numbers into a small vari
 weight from then on, so that it is enough to read this variable after every 50 batches.
 """
 
+import warnings
+
 import keras
+import numpy as np
 from keras import ops
 
 from keras_ddpm.validation import PIXEL_TOLERANCE
 
-HEALTHY, BAD_PIXELS, BAD_LABELS, DIVERGED = 0, 1, 2, 3
+# From the second on, a step with one of these changes nothing.
+HEALTHY, NO_NEGATIVE, BAD_PIXELS, BAD_LABELS, BAD_WEIGHTS, DIVERGED = range(6)
 BATCHES_BETWEEN_CHECKS = 50
+ADVICE = "Try a lower learning rate, `clipnorm=1.0` in the optimizer, or a float32 dtype policy."
 # Parts of the messages of TensorFlow, XLA and PyTorch.
 OUT_OF_MEMORY = ("OOM when allocating", "RESOURCE_EXHAUSTED", "out of memory", "allocate memory")
 
 
-def examine_pixels(x, is_image):
+def examine_pixels(x, is_image, were_bytes):
     """`[code, smallest, largest]` of a float batch; points must only be finite."""
     low, high = ops.min(x), ops.max(x)
     limit = 1 + PIXEL_TOLERANCE if is_image else float("inf")
     magnitude = ops.abs(x)  # comparisons with NaN are false
     inside = ops.all(magnitude <= limit if is_image else magnitude < limit)
-    return _report(inside, BAD_PIXELS, low, high)
+    report = _report(inside, BAD_PIXELS, low, high)
+    if were_bytes or not is_image:
+        return report
+    return first_fault(report, _report(low < 0, NO_NEGATIVE, low, high))
 
 
 def examine_labels(labels, num_classes):
@@ -29,6 +37,12 @@ def examine_labels(labels, num_classes):
     low, high = ops.min(labels), ops.max(labels)
     inside = ops.logical_and(low >= 0, high < num_classes)
     return _report(inside, BAD_LABELS, low, high)
+
+
+def examine_weights(sample_weight):
+    """`[code, smallest, largest]` of sample weights, which must be finite and not negative."""
+    inside = ops.all(ops.logical_and(sample_weight >= 0, sample_weight < float("inf")))
+    return _report(inside, BAD_WEIGHTS, ops.min(sample_weight), ops.max(sample_weight))
 
 
 def examine_step(loss, gradients, may_overflow):
@@ -44,11 +58,17 @@ def examine_step(loss, gradients, may_overflow):
 
 
 def first_fault(*reports):
-    """The first report whose code is not `HEALTHY`."""
+    """The first report of a fault, else the first that is `NO_NEGATIVE`, else a healthy one."""
     result = reports[-1]
     for report in reversed(reports[:-1]):
-        result = ops.where(report[0] > 0, report, result)
+        is_first = ops.logical_and(report[0] > HEALTHY, result[0] <= NO_NEGATIVE)
+        result = ops.where(ops.logical_or(report[0] > NO_NEGATIVE, is_first), report, result)
     return result
+
+
+def is_healthy(report):
+    """Whether a step may change the weights."""
+    return report[0] <= NO_NEGATIVE
 
 
 def _report(is_fine, code, first, second):
@@ -56,9 +76,17 @@ def _report(is_fine, code, first, second):
     return ops.where(is_fine, ops.zeros((3,), "float32"), ops.stack(values))
 
 
+def label_error(low, high, when, num_classes):
+    return ValueError(
+        f"labels run from {low:.0f} to {high:.0f} ({when}), but the network was built with "
+        f"num_classes={num_classes}: use 0 to {num_classes - 1}. Labels that begin at 1 need "
+        "`labels - 1`. No weight was changed."
+    )
+
+
 def raise_fault(model, when):
     """Raises the fault that `model.fault` holds, and clears it; does nothing without one."""
-    code, first, second = (float(v) for v in ops.convert_to_numpy(model.fault))
+    code, first, second = (float(v) for v in ops.convert_to_numpy(model.fault.value))
     if code != HEALTHY:
         model.fault.assign(ops.zeros((3,)))
     if code == BAD_PIXELS:
@@ -68,17 +96,33 @@ def raise_fault(model, when):
             "as uint8, for floats in [0, 1] use 2 * x - 1. No weight was changed."
         )
     if code == BAD_LABELS:
+        raise label_error(first, second, when, model.num_classes)
+    if code == BAD_WEIGHTS:
         raise ValueError(
-            f"labels run from {first:.0f} to {second:.0f} ({when}), but the network was built with "
-            f"num_classes={model.num_classes}: use 0 to {model.num_classes - 1}. Labels that begin "
-            "at 1 need `labels - 1`. No weight was changed."
+            f"sample_weight holds values from {first:.4g} to {second:.4g} or NaN ({when}), but "
+            "must be finite numbers of at least 0. No weight of the network was changed."
         )
     if code == DIVERGED:
+        check_weights(model, when)
         raise FloatingPointError(
             f"the loss is {first:.4g} and the gradients sum to {second:.4g} ({when}): training "
-            "diverged. The weights are those before that step. Try a lower learning rate, "
-            "`clipnorm=1.0` in the optimizer, or a float32 dtype policy."
+            f"diverged. The weights are those before that step. {ADVICE}"
         )
+    return code
+
+
+def check_weights(model, when):
+    """Raises a FloatingPointError if a weight, trained or averaged, is NaN or infinite.
+
+    The last step can do this with a finite loss and finite gradients.
+    """
+    for network in (model.network, model.ema_network):
+        for weight in network.weights:
+            if "float" in weight.dtype and not np.isfinite(ops.convert_to_numpy(weight)).all():
+                raise FloatingPointError(
+                    f"the weight {weight.path!r} of {network.name!r} is NaN or infinite ({when}): "
+                    f"training diverged. Go back to a checkpoint or a saved model. {ADVICE}"
+                )
 
 
 def raise_memory_error(error, sizes):
@@ -96,17 +140,28 @@ class StopOnFault(keras.callbacks.Callback):
     Reading the variable makes the host wait for the device, so it is not read after each batch.
     """
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch, self.next_check = epoch, 0
+    def on_train_begin(self, logs=None):
+        self.is_first = True
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch, self.next_check = epoch, 1
+
+    def on_train_batch_begin(self, batch, logs=None):
         if batch >= self.next_check:  # `batch` moves by steps_per_execution
             self.next_check = batch + BATCHES_BETWEEN_CHECKS
-            self._check(batch)
+            self._check(f"up to batch {batch - 1}")
 
     def on_epoch_end(self, epoch, logs=None):
-        self._check("the last")
+        self._check("up to its end")
+        check_weights(self.model, f"epoch {epoch + 1}")
 
-    def _check(self, batch):
+    def _check(self, when):
         # `self.model`, not a reference of our own: on JAX this brings the variables up to date.
-        raise_fault(self.model, f"epoch {self.epoch + 1}, at or before batch {batch}")
+        code = raise_fault(self.model, f"epoch {self.epoch + 1}, {when}")
+        if code == NO_NEGATIVE and self.is_first:
+            warnings.warn(
+                "x: the first float images have no negative value. Images in [0, 1] need "
+                "`2 * x - 1`: 0 is grey here, and -1 is black.",
+                stacklevel=2,
+            )
+        self.is_first = False

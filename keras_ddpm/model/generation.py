@@ -8,7 +8,7 @@ from keras_ddpm.clipping import check_clip_denoised
 from keras_ddpm.samplers import choose_frames, get_sampler
 from keras_ddpm.samplers.loop import SamplingLoop
 from keras_ddpm.samplers.noise import choose_seed, initial_noise
-from keras_ddpm.validation import check_int, check_labels
+from keras_ddpm.validation import check_array, check_bool, check_int, check_labels
 
 
 class Generation:
@@ -35,8 +35,8 @@ class Generation:
 
         Args:
             num_images: int, how many; not needed with `noise` or a list of labels.
-            labels: one class, or `num_images` of them: ints, or names in the model's `class_names`.
-                None means "no label".
+            labels: one class, or `num_images` of them: ints, names in the model's `class_names`, or
+                both. None means "no label".
             guidance_scale: float, or floats `(num_images,)`, the weight of classifier-free guidance
                 towards the labels (Ho & Salimans 2022). 1 is no guidance, and takes half the time.
             sampler: a name in `keras_ddpm.samplers.SAMPLERS`, or a `Sampler`.
@@ -65,6 +65,10 @@ class Generation:
         steps = len(request["sampler"].plan(self.diffusion))
         request["frames"] = choose_frames("return_trajectory", return_trajectory, steps)
         request["batch_size"] = check_int("batch_size", batch_size)
+        check_bool("progress", progress)
+        count = len(request["noise"])
+        if not isinstance(given, tuple | list) or any(np.shape(a)[:1] != (count,) for a in given):
+            raise ValueError(f"given must be a tuple of arrays ({count}, ...).")
         return self.sampling_loop.sample(**request, given=given, progress=progress)
 
     def watch(self, num_images=None, labels=None, frames=True, **options):
@@ -97,7 +101,8 @@ class Generation:
         **options,
     ):
         """The arguments of `generate`, checked, as those of the sampling loop."""
-        sampler = get_sampler(sampler, **options)
+        self.check_layout()
+        sampler = get_sampler(sampler, **options).suited_to(self.sample_shape)
         sampler.coefficients(self.diffusion, sampler.plan(self.diffusion))  # may refuse
         seed = choose_seed(seed)
         if noise is None:
@@ -105,15 +110,9 @@ class Generation:
                 num_images = len(labels)
             num_images = check_int("num_images", num_images)
             noise = initial_noise(seed, (num_images, *self.sample_shape))
-        noise = np.asarray(noise)
-        count = noise.shape[:1] if num_images is None else (num_images,)
-        expected = (*count, *self.sample_shape)
-        is_array = noise.dtype.kind in "fiu" and noise.shape == expected and noise.size > 0
-        if not (is_array and np.isfinite(noise).all()):
-            raise ValueError(
-                f"noise of shape {noise.shape} and dtype {noise.dtype} must be finite numbers of "
-                f"shape {expected}, at least one sample."
-            )
+        elif num_images is not None:
+            num_images = check_int("num_images", num_images)
+        noise = check_array("noise", noise, (num_images, *self.sample_shape))
         return {
             "noise": noise.astype("float32"),
             "sampler": sampler,
@@ -130,7 +129,7 @@ class Generation:
         """What the denoiser gets besides x_t and t: (), (labels,) or (labels, scales)."""
         scales = np.asarray(guidance_scale)
         fits = scales.dtype.kind in "iuf" and scales.shape in ((), (num_images,))
-        if not fits or not (np.isfinite(scales) & (scales >= 0)).all():
+        if not fits or not ((scales >= 0) & (scales < 1e30)).all():  # NaN is neither
             raise ValueError(
                 f"guidance_scale={guidance_scale!r} must be one number of at least 0, or "
                 f"{num_images} of them."

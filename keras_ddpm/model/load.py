@@ -1,11 +1,12 @@
 """Models read from files and presets, with clear errors."""
 
 import zipfile
-from pathlib import Path
 
 import keras
 
+from keras_ddpm.files import is_damaged
 from keras_ddpm.model.model import DiffusionModel
+from keras_ddpm.validation import check_path
 
 
 def load_diffusion_model(source, dtype_policy=None):
@@ -21,8 +22,9 @@ def load_diffusion_model(source, dtype_policy=None):
     >>> load_diffusion_model("drawn_flowers_16").num_classes
     24
     """
-    if str(source).endswith(".keras") or Path(source).is_file():
-        model = _load_file(Path(source))
+    path = check_path("source", source)
+    if path.suffix == ".keras" or path.is_file():
+        model = _load_file(path)
     else:
         model = DiffusionModel.from_preset(source)
     return model if dtype_policy is None else model.with_dtype_policy(dtype_policy)
@@ -31,15 +33,18 @@ def load_diffusion_model(source, dtype_policy=None):
 def _load_file(path):
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}.")
-    # A zip file's directory is at its end, so a truncated one is no zip file.
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{str(path)!r} is truncated, or no .keras file at all.")
+    if is_damaged(path):
+        raise ValueError(f"{str(path)!r} is damaged, truncated, or no .keras file at all.")
     with zipfile.ZipFile(path) as archive:
         if "config.json" not in archive.namelist():
             raise ValueError(f"{str(path)!r} is a zip file, but not one that Keras wrote.")
-        if broken := archive.testzip():
-            raise ValueError(f"{str(path)!r} is damaged: {broken} does not match its checksum.")
-    model = keras.saving.load_model(path)
+    try:
+        model = keras.saving.load_model(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # of Keras, of HDF5, or of the code of a custom class
+        message = f"{str(path)!r} cannot be loaded: {type(error).__name__}: {error}"
+        raise ValueError(message) from error
     if not isinstance(model, DiffusionModel):
         raise ValueError(f"{str(path)!r} holds a {type(model).__name__}, not a DiffusionModel.")
     return model

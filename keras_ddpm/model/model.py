@@ -7,13 +7,13 @@ from keras_ddpm.backend import TrainStep, network_function
 from keras_ddpm.devices import check_batches
 from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.model import faults
-from keras_ddpm.model.batches import batch_sizes
+from keras_ddpm.model.batches import batch_sizes, check_arrays, check_batch_size
 from keras_ddpm.model.export import Export
 from keras_ddpm.model.generation import Generation
-from keras_ddpm.model.saving import Saving, copy_network
+from keras_ddpm.model.saving import NO_OTHER_WEIGHTS, Saving, copy_network
 from keras_ddpm.model.training import Training
 from keras_ddpm.schedules import min_snr_weights
-from keras_ddpm.validation import check_number
+from keras_ddpm.validation import check_class_names, check_instance, check_int, check_number
 
 VALIDATION_SEED = 2020  # any fixed number: each evaluation then draws the same noise
 
@@ -56,38 +56,40 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
         class_names=None,
         min_snr_gamma=None,
         seed=None,
+        dtype=None,
         **kwargs,
     ):
-        if not isinstance(network, keras.Model) or len(network.inputs or ()) not in (2, 3):
-            raise ValueError(
-                f"network={network!r} must be a functional keras.Model with the inputs [x_t, t] or "
-                "[x_t, t, label], such as a UNet."
-            )
+        check_network(network)
         diffusion = GaussianDiffusion() if diffusion is None else diffusion
-        if not isinstance(diffusion, GaussianDiffusion):
-            raise TypeError(f"diffusion={diffusion!r} must be a GaussianDiffusion.")
-        # Keras chooses loss scaling by this policy. The inputs keep their precision.
-        super().__init__(dtype=network.dtype_policy, autocast=False, **kwargs)
+        check_instance("diffusion", diffusion, GaussianDiffusion)
+        seed = None if seed is None else check_int("seed", seed, minimum=0)
+        # Keras chooses loss scaling by this policy, which a file keeps: a functional network that
+        # is loaded has the global one. The inputs keep their precision.
+        super().__init__(dtype=dtype or network.dtype_policy, autocast=False, **kwargs)
         self.network, self.diffusion = network, diffusion
         self.ema_decay = check_number("ema_decay", ema_decay, "[0, 1)")
         self.label_dropout = check_number("label_dropout", label_dropout, "[0, 1)")
         self.ema_network = copy_network(network)
-        self.ema_network.trainable = False
+        self._freeze_average()
+        self._layout = self._describe_weights()
 
         self.sample_shape = tuple(network.inputs[0].shape[1:])
         self.is_image = len(self.sample_shape) == 3
         self.num_classes = None
         if len(network.inputs) == 3:
             self.num_classes = network.get_layer("label_embedding").input_dim - 1
-        self.class_names = None if class_names is None else [str(name) for name in class_names]
-        if class_names is not None and len(set(self.class_names)) != self.num_classes:
-            raise ValueError(
-                f"class_names has {len(set(self.class_names))} different names, but the network "
-                f"has {self.num_classes or 'no'} classes: give each class a name of its own."
-            )
-        self.min_snr_gamma, self._timestep_weights = min_snr_gamma, None
+        self.class_names = None
+        if class_names is not None:
+            self.class_names = list(check_class_names("class_names", class_names))
+            if len(self.class_names) != self.num_classes:
+                raise ValueError(
+                    f"class_names has {len(self.class_names)} names, but the network has "
+                    f"{self.num_classes or 'no'} classes."
+                )
+        self.min_snr_gamma = self._timestep_weights = None
         if min_snr_gamma is not None:
             self._timestep_weights = min_snr_weights(diffusion, min_snr_gamma)
+            self.min_snr_gamma = float(min_snr_gamma)
 
         self._run_network = network_function(network, training=True)
         self._run_averaged = network_function(self.ema_network, training=False)
@@ -108,13 +110,20 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
     def call(self, inputs, training=False):
         """The prediction for `[x_t, t]` or `[x_t, t, label]`: of the averaged network, or of the
         trained one with `training=True`."""
+        if not isinstance(inputs, list | tuple) or len(inputs) != len(self.network.inputs):
+            names = [tensor.name for tensor in self.network.inputs]
+            raise TypeError(f"inputs must be {names}. To draw samples use `generate`.")
         return self._run_network(inputs) if training else self._run_averaged(inputs)
 
     def compile(self, optimizer="adam", loss="mse", jit_compile="auto", **kwargs):
         """As `keras.Model.compile`; the loss compares the network's output with its target."""
         check_batches([])
-        _check_weights(self.network)
+        self._check_weights()
+        for name, value in {"optimizer": optimizer, "loss": loss}.items():
+            if value is None:
+                raise ValueError(f"{name}=None: training needs one.")
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
+        self._compiled_for = {id(weight) for weight in self.trainable_variables}
         self.requested_jit_compile = jit_compile
         # Keras would build these with the first batch, by calling the model on raw images.
         example = ops.zeros((1, *self.sample_shape))
@@ -122,6 +131,55 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
         self.compute_metrics(None, example, example)
         self.reset_metrics()
         self.optimizer.build(self.trainable_variables)
+
+    @property
+    def trainable(self):
+        """Whether the network is trained. The averaged network never is."""
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        keras.Model.trainable.fset(self, value)
+        self._freeze_average()
+
+    def _freeze_average(self):
+        # Keras passes over a network that is frozen already, and so over layers that are not.
+        self.ema_network.trainable = True
+        self.ema_network.trainable = False
+
+    def quantize(self, mode=None, **kwargs):
+        """Not supported."""
+        raise ValueError(f"mode={mode!r}: {NO_OTHER_WEIGHTS}")
+
+    def check_layout(self):
+        """Refuses a model some of whose layers have got other weights since it was made."""
+        if self._describe_weights() != self._layout:
+            raise ValueError(f"the network has other weights than before: {NO_OTHER_WEIGHTS}")
+
+    def _describe_weights(self):
+        weights = [*self.network.weights, *self.ema_network.weights]
+        return str([(weight.path, weight.shape, weight.dtype) for weight in weights])
+
+    def _check_weights(self):
+        """Refuses what cannot be trained, before the first step."""
+        self.check_layout()
+        weights = self.trainable_variables
+        if not weights:
+            raise ValueError(
+                f"the network {self.network.name!r} has no trainable weights: set `trainable = "
+                "True` for some of its layers."
+            )
+        for weight in weights:
+            if weight.dtype in ("bfloat16", "float16"):
+                raise ValueError(
+                    f"the weight {weight.path!r} is {weight.dtype}, too coarse for training. Build "
+                    f'the network with dtype="mixed_{weight.dtype}", which has float32 weights.'
+                )
+        if self.compiled and {id(weight) for weight in weights} != self._compiled_for:
+            raise ValueError(
+                "layers have been frozen or released since `compile`: call it again, because the "
+                "optimizer was made for the weights that were trainable then."
+            )
 
     def fit(
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
@@ -137,20 +195,19 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
                 are then those before that step.
             MemoryError: when memory runs out in training.
         """
+        self._check_weights()
+        check_arrays(x, y, kwargs.get("sample_weight"), self.num_classes)
+        batch_size, epochs = check_batch_size(batch_size), check_int("epochs", epochs)
         self.fault.assign(ops.zeros((3,)))
         callbacks = [faults.StopOnFault(), *keras.tree.flatten(callbacks or [])]
         if isinstance(x, keras.utils.PyDataset):
             kwargs.setdefault("shuffle", False)
-        if kwargs.get("sample_weight") is not None and y is None:
-            raise ValueError(
-                "sample_weight was given without y (labels): Keras would drop it. Pass a dataset "
-                "whose batches are (x, labels, sample_weight)."
-            )
         sizes = batch_sizes(x, batch_size)
         check_batches(sizes)
         if (data := kwargs.get("validation_data")) is not None:
-            data = data[0] if isinstance(data, tuple | list) else data
-            check_batches(batch_sizes(data, kwargs.get("validation_batch_size") or batch_size))
+            data = keras.utils.unpack_x_y_sample_weight(data)
+            check_arrays(*data, self.num_classes)
+            check_batches(batch_sizes(data[0], kwargs.get("validation_batch_size") or batch_size))
         try:
             return super().fit(
                 x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs
@@ -159,22 +216,30 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
             faults.raise_memory_error(error, sizes)
             raise
 
-    def train_on_batch(self, *args, **kwargs):
+    def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
         """As `keras.Model.train_on_batch`, with the errors of `fit`."""
+        self._check_weights()
+        check_arrays(x, y, sample_weight, self.num_classes)
         self.fault.assign(ops.zeros((3,)))
-        result = super().train_on_batch(*args, **kwargs)
+        result = super().train_on_batch(x, y, sample_weight, *args, **kwargs)
         faults.raise_fault(self, "in this batch")
         return result
 
-    def test_on_batch(self, *args, **kwargs):
+    def test_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
         """As `keras.Model.test_on_batch`, with the errors of `evaluate`."""
-        result = super().test_on_batch(*args, **kwargs)
+        check_arrays(x, y, sample_weight, self.num_classes)
+        self.fault.assign(ops.zeros((3,)))
+        result = super().test_on_batch(x, y, sample_weight, *args, **kwargs)
         faults.raise_fault(self, "in this batch")
         return result
 
     def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
         """As `keras.Model.evaluate`: the loss of the averaged weights, with the same noise each
         time."""
+        if not self.compiled:
+            raise ValueError("`evaluate` needs a loss: call `compile` before.")
+        check_arrays(x, y, kwargs.get("sample_weight"), self.num_classes)
+        batch_size = check_batch_size(batch_size)
         check_batches(batch_sizes(x, batch_size))
         faults.raise_fault(self, "in training")  # of the epoch that this validation ends
         state = self.validation_seeds.state
@@ -184,13 +249,23 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
         return result
 
 
-def _check_weights(network):
-    """Refuses a network without trainable weights, or with weights too coarse for small steps."""
-    if not network.trainable_weights:
-        raise ValueError(f"the network {network.name!r} has no trainable weights.")
-    for weight in network.trainable_weights:
-        if weight.dtype in ("bfloat16", "float16"):
-            raise ValueError(
-                f"the weight {weight.path!r} is {weight.dtype}, too coarse for training. Build the "
-                f'network with dtype="mixed_{weight.dtype}", which has float32 weights.'
-            )
+def check_network(network):
+    """Refuses a network that is no function from [x_t, t] or [x_t, t, label] to one like x_t."""
+    inputs = getattr(network, "inputs", None) or ()
+    if not isinstance(network, keras.Model) or len(inputs) not in (2, 3):
+        raise ValueError(
+            f"network={network!r} must be a functional keras.Model with the inputs [x_t, t] or "
+            "[x_t, t, label], such as a UNet."
+        )
+    shapes = [tuple(tensor.shape) for tensor in network.outputs]
+    if shapes != [tuple(inputs[0].shape)]:
+        raise ValueError(
+            f"network={network.name!r} has outputs of shapes {shapes}, but needs one like its "
+            f"first input, {tuple(inputs[0].shape)}."
+        )
+    names = [layer.name for layer in network.layers]
+    if len(inputs) == 3 and "label_embedding" not in names:
+        raise ValueError(
+            f"network={network.name!r} takes labels, but has no Embedding layer named "
+            '"label_embedding".'
+        )

@@ -1,5 +1,7 @@
 """What a `.keras` file holds of a `DiffusionModel`, and copies of models and networks."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,12 +9,20 @@ from keras import ops
 from keras_ddpm.devices import alone
 from keras_ddpm.presets import STATES, read_preset, write_preset
 
+NO_OTHER_WEIGHTS = (
+    "a DiffusionModel cannot follow what enable_lora and quantize do to a network. Make the model "
+    "anew, or load it again."
+)
+
 
 class Saving:
     """The part of a `DiffusionModel` that writes it and reads it back, on any backend."""
 
     def save(self, filepath, *args, **kwargs):
         """As `keras.Model.save`. One of several processes can do it without the others."""
+        if Path(filepath).suffix != ".keras" and kwargs.get("zipped") is not False:
+            raise ValueError(f"filepath={str(filepath)!r} must end with .keras.")
+        self.check_layout()  # before a file is opened
         with alone():  # Keras makes an optimizer for it
             super().save(filepath, *args, **kwargs)
 
@@ -53,9 +63,11 @@ class Saving:
         >>> model.with_dtype_policy("mixed_bfloat16").network.dtype_policy.name
         'mixed_bfloat16'
         """
+        if policy is None:
+            raise TypeError("policy=None must be the name of a dtype policy.")
         config = self.get_config()
         network = copy_network(self.network, policy)
-        config["network"] = keras.saving.serialize_keras_object(network)
+        config |= {"network": keras.saving.serialize_keras_object(network), "dtype": None}
         copy = type(self).from_config(config)
         copy.network.set_weights(self.network.get_weights())
         copy.ema_network.set_weights(self.ema_network.get_weights())
@@ -84,6 +96,7 @@ class Saving:
         return [v for v in self.non_trainable_variables if v.name == "seed_generator_state"]
 
     def get_config(self):
+        self.check_layout()
         return {
             "name": self.name,
             "network": keras.saving.serialize_keras_object(self.network),
@@ -93,6 +106,8 @@ class Saving:
             "class_names": self.class_names,
             "min_snr_gamma": self.min_snr_gamma,
             "seed": self.seed,
+            "dtype": self.dtype_policy.name,
+            "frozen": [weight.path for weight in self.network.weights if not weight.trainable],
         }
 
     @classmethod
@@ -100,7 +115,13 @@ class Saving:
         config = dict(config)
         for part in ("network", "diffusion"):
             config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
-        return cls(**config)
+            if config[part] is None:
+                raise ValueError(f"the configuration has no {part}.")
+        frozen = set(config.pop("frozen", ()))
+        model = cls(**config)
+        for weight in model.network.weights:
+            weight.trainable = weight.trainable and weight.path not in frozen
+        return model
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -134,5 +155,7 @@ def copy_network(network, policy=None):
             )
         config["dtype"] = policy.name
     copy = type(network).from_config(config)
+    if len(copy.weights) != len(network.weights):
+        raise ValueError(f"network={network.name!r} has weights of its own: {NO_OTHER_WEIGHTS}")
     copy.set_weights(network.get_weights())
     return copy

@@ -4,11 +4,21 @@ import keras
 from keras import ops
 
 from keras_ddpm.model import faults
-from keras_ddpm.model.batches import data_to_float, labels_to_int, stratified_timesteps
+from keras_ddpm.model.batches import (
+    check_label_array,
+    check_label_tensor,
+    data_to_float,
+    stratified_timesteps,
+    weights_to_float,
+)
 
 
 class Training:
     """The part of a `DiffusionModel` between a batch and its loss, and after the gradients."""
+
+    def check_batch(self, data):
+        """What only the host can check: JAX cuts integers of 64 bits to 32."""
+        check_label_array(keras.utils.unpack_x_y_sample_weight(data)[1], self.num_classes)
 
     def prepare_batch(self, data, validation=False):
         """One batch, x, (x, labels) or (x, labels, sample_weight), ready for the loss: a dict with
@@ -16,12 +26,15 @@ class Training:
         """
         x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x_start = data_to_float(x, self.sample_shape)
-        fault = faults.examine_pixels(x_start, self.is_image)
+        were_bytes = keras.backend.standardize_dtype(x.dtype) == "uint8"
+        fault = faults.examine_pixels(x_start, self.is_image, were_bytes)
         t, noise, is_dropped = self.draw(ops.shape(x_start), validation)
+        if sample_weight is not None:
+            sample_weight = weights_to_float(sample_weight)
+            fault = faults.first_fault(fault, faults.examine_weights(sample_weight))
         if self._timestep_weights is not None:
             by_time = ops.take(ops.convert_to_tensor(self._timestep_weights, "float32"), t)
-            given = 1.0 if sample_weight is None else ops.cast(sample_weight, "float32")
-            sample_weight = by_time * given
+            sample_weight = by_time * (1.0 if sample_weight is None else sample_weight)
         batch = {"x_start": x_start, "t": t, "noise": noise, "sample_weight": sample_weight}
         if self.num_classes is None:
             if labels is not None:
@@ -30,12 +43,13 @@ class Training:
                     "or leave the labels out: `dataset.map(lambda x, y: x)`."
                 )
             return {**batch, "fault": fault}
-        labels = labels_to_int(labels, self.num_classes)
+        labels = check_label_tensor(labels, self.num_classes)
         fault = faults.first_fault(fault, faults.examine_labels(labels, self.num_classes))
         # A wrong label counts as "no label" until the fault is raised.
         is_wrong = ops.logical_or(labels < 0, labels >= self.num_classes)
         no_label = ops.logical_or(is_dropped, is_wrong)
-        return {**batch, "fault": fault, "label": ops.where(no_label, self.num_classes, labels)}
+        labels = ops.where(no_label, self.num_classes, ops.cast(labels, "int32"))
+        return {**batch, "fault": fault, "label": labels}
 
     def draw(self, shape, validation=False):
         """Timesteps `(batch,)` int32, noise of `shape`, and bools `(batch,)`: whose label to drop.
@@ -45,12 +59,14 @@ class Training:
         total = self.diffusion.timesteps
         if validation:
             seeds = self.validation_seeds  # `evaluate` resets them
-            t = stratified_timesteps(shape[0], total, keras.random.uniform((), seed=seeds))
+            offset = keras.random.uniform((), dtype="float32", seed=seeds)
+            t = stratified_timesteps(shape[0], total, offset)
             is_dropped = ops.zeros(shape[:1], "bool")
         else:
             seeds = self.seed_generator
             t = keras.random.randint(shape[:1], 0, total, dtype="int32", seed=seeds)
-            is_dropped = keras.random.uniform(shape[:1], seed=seeds) < self.label_dropout
+            uniform = keras.random.uniform(shape[:1], dtype="float32", seed=seeds)
+            is_dropped = uniform < self.label_dropout
         return t, keras.random.normal(shape, dtype="float32", seed=seeds), is_dropped
 
     def denoising_loss(self, batch, training):
@@ -75,13 +91,14 @@ class Training:
         may_overflow = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
         step = faults.examine_step(loss, gradients, may_overflow)
         self.fault.assign(faults.first_fault(self.fault.value, batch["fault"], step))
-        return ops.equal(self.fault[0], faults.HEALTHY)
+        return faults.is_healthy(self.fault)
 
     def apply_gradients(self, gradients, batch):
         """One optimizer step, then one update of the averages: of the weights and of the data.
 
         ema ← ema + (1 − decay) (weights − ema). The decay of update n is at most
-        (1 + n) / (10 + n), so that the average soon forgets the random initial weights.
+        1 − (1 + n)^(−3/4), as in k-diffusion, so that the average soon forgets the random initial
+        weights. The model counts and saves the updates itself: `compile` makes a new optimizer.
         """
         before = ops.copy(self.optimizer.iterations)
         self.step_optimizer(gradients)
@@ -89,12 +106,12 @@ class Training:
         is_update = self.optimizer.iterations > before
         self.updates.assign_add(ops.cast(is_update, "int32"))
         n = ops.cast(self.updates, "float32")
-        decay = ops.minimum(self.ema_decay, (1 + n) / (10 + n))
+        decay = ops.minimum(self.ema_decay, 1 - ops.power(1 + n, -0.75))
         rate = ops.where(is_update, 1 - decay, 0.0)
         for average, weight in zip(self.ema_network.weights, self.network.weights):
             average.assign_add(ops.cast(rate, average.dtype) * (weight - average))
         batch_mean = ops.mean(batch["x_start"], axis=tuple(range(len(self.sample_shape))))
-        rate = ops.maximum(1 / ops.maximum(n, 1.0), 0.001)
+        rate = ops.where(is_update, ops.maximum(1 / ops.maximum(n, 1.0), 0.001), 0.0)
         self.data_mean.assign_add(rate * (batch_mean - self.data_mean))
 
     def update_metrics(self, batch, loss, target, output):

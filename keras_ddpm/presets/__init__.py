@@ -13,10 +13,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from keras_ddpm.files import atomic_write, make_writable
-from keras_ddpm.validation import check_choice, did_you_mean
+from keras_ddpm.validation import check_choice, check_path, did_you_mean
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT_VERSION = 1
+DAMAGE = (AttributeError, KeyError, RecursionError, TypeError, ValueError)  # in a config
 STATES = ("data_mean", "updates")
 
 
@@ -32,6 +33,7 @@ def list_presets():
 def write_preset(model, folder, description="", dtype="float16"):
     """Writes a preset: see `DiffusionModel.save_to_preset`."""
     check_choice("dtype", dtype, ("float16", "float32"))
+    check_path("folder", folder)
     if "://" in str(folder):
         raise ValueError(f"folder={str(folder)!r} must be a folder on this machine.")
     folder = make_writable(folder)
@@ -55,9 +57,9 @@ def write_preset(model, folder, description="", dtype="float16"):
     return folder
 
 
-def read_preset(model_class, preset):
-    """Reads a preset: see `DiffusionModel.from_preset`."""
-    folders = [Path(preset), Path(__file__).parent / preset]
+def find_preset(preset):
+    """The folder of a preset: a path, or the name of one that comes with the package."""
+    folders = [check_path("preset", preset), Path(__file__).parent / preset]
     folder = next((f for f in folders if (f / CONFIG).is_file() and (f / WEIGHTS).is_file()), None)
     if folder is None:
         names = list_presets()
@@ -65,19 +67,28 @@ def read_preset(model_class, preset):
             f"there is no preset {str(preset)!r}: neither a folder with {CONFIG} and {WEIGHTS}, "
             f"nor one of {names}" + did_you_mean(preset, names)
         )
+    return folder
+
+
+def read_preset(model_class, preset):
+    """Reads a preset: see `DiffusionModel.from_preset`."""
+    folder = find_preset(preset)
     try:
         config = json.loads((folder / CONFIG).read_text())
         weights = load_file(folder / WEIGHTS)
         version = config.pop("format_version")
         del config["keras_version"]
-    except (KeyError, UnicodeDecodeError, json.JSONDecodeError, SafetensorError) as error:
+    except (*DAMAGE, SafetensorError) as error:
         raise ValueError(f"preset {str(folder)!r} is damaged: {error!r}") from error
     if version != FORMAT_VERSION:
         raise ValueError(
             f"preset {str(folder)!r} has format_version={version}, but this version of the "
             f"package reads {FORMAT_VERSION}."
         )
-    model = model_class.from_config(config)
+    try:
+        model = model_class.from_config(config)
+    except DAMAGE as error:
+        raise ValueError(f"{folder / CONFIG} cannot be read: {error}") from error
     states = {state: getattr(model, state) for state in STATES}
     for network in (model.network, model.ema_network):
         variables = {**states, **named_weights(network)}
@@ -87,6 +98,11 @@ def read_preset(model_class, preset):
                 f"{CONFIG} and {WEIGHTS} only, such as {difference[0]!r}."
             )
         for name, variable in variables.items():
+            if weights[name].shape != tuple(variable.shape) or not np.isfinite(weights[name]).all():
+                raise ValueError(
+                    f"preset {str(folder)!r} is damaged: {name!r} of shape {weights[name].shape} "
+                    f"must be finite numbers of shape {tuple(variable.shape)}."
+                )
             variable.assign(weights[name])
     return model
 

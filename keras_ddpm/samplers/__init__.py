@@ -16,7 +16,7 @@ from keras_ddpm.samplers.loop import SamplingLoop
 from keras_ddpm.samplers.noise import choose_seed, step_seeds
 from keras_ddpm.samplers.spacing import SPACINGS, choose_timesteps
 from keras_ddpm.samplers.trajectory import Trajectory, choose_frames, make_trajectory
-from keras_ddpm.validation import check_choice, did_you_mean
+from keras_ddpm.validation import check_array, check_choice, check_function, did_you_mean
 
 SAMPLERS = {"ddpm": DDPM, "ddim": DDIM, "dpm_solver++": DPMSolverPlusPlus, "heun": Heun}
 
@@ -86,7 +86,10 @@ def sample(
     ```
     """
     sampler = get_sampler(sampler, **options)
-    noise = ops.cast(ops.convert_to_tensor(noise), "float32")
+    check_function("denoiser", denoiser, "a function (x_t, t) -> prediction")
+    noise = check_array("noise", ops.convert_to_numpy(noise), (None, ...)).astype("float32")
+    noise = ops.convert_to_tensor(noise)
+    sampler = sampler.suited_to(noise.shape[1:])
     timesteps = sampler.plan(diffusion)
     frames = choose_frames("return_trajectory", return_trajectory, len(timesteps))
     request = {

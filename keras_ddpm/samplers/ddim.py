@@ -21,7 +21,7 @@ class DDIM(SamplerWithEta):
         eta: float >= 0, the amount of fresh noise: 0 is deterministic, 1 adds as much as DDPM.
 
     >>> DDIM(steps=20, eta=0.5)
-    DDIM(steps=20, spacing='trailing', timesteps=None, eta=0.5)
+    DDIM(steps=20, spacing=None, timesteps=None, eta=0.5)
     """
 
     def coefficients(self, diffusion, timesteps):

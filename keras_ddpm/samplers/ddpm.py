@@ -22,7 +22,7 @@ class DDPM(Sampler):
         steps, spacing, timesteps: see `Sampler`.
 
     >>> DDPM(steps=1000)
-    DDPM(steps=1000, spacing='trailing', timesteps=None)
+    DDPM(steps=1000, spacing=None, timesteps=None)
     """
 
     is_stochastic: ClassVar[bool] = True

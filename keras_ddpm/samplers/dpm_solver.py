@@ -6,6 +6,7 @@ x_s = √(1 − ᾱ_s)/√(1 − ᾱ_t) x_t + √ᾱ_s (1 − e^{−h}) D       
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ class DPMSolverPlusPlus(SamplerWithEta):
     >>> DPMSolverPlusPlus(steps=20).eta
     0.0
     """
+
+    is_second_order: ClassVar[bool] = True
 
     def coefficients(self, diffusion, timesteps):
         signal, next_signal = signal_levels(diffusion, timesteps)

@@ -6,6 +6,7 @@ x_s = x′ + ½ √ᾱ_s (σ_s − σ_t) (ϵ̂(x′, s) − ϵ̂)               
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from keras import ops
@@ -32,9 +33,14 @@ class Heun(Sampler):
 
     max_growth: float = 4.0
 
+    is_second_order: ClassVar[bool] = True
+
     def __post_init__(self):
         super().__post_init__()
         check_number("max_growth", self.max_growth, "(1, inf]")
+
+    def without_coefficients(self):
+        return super().without_coefficients(max_growth=4.0)
 
     def coefficients(self, diffusion, timesteps):
         signal, next_signal = signal_levels(diffusion, timesteps)

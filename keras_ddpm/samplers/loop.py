@@ -5,19 +5,18 @@ its first and last step as arguments, so that progress bars, trajectories and `w
 pieces. Its tables of coefficients have spare rows, so that it serves any number of steps.
 """
 
-from dataclasses import replace
-
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ddpm.backend import compile_function
+from keras_ddpm.backend import ANY_SIZE, compile_function
 from keras_ddpm.devices import gather_batch, num_devices, split_batch
 from keras_ddpm.samplers.base import StepInputs
 from keras_ddpm.samplers.noise import SEED_DTYPE, step_noise, step_seeds
 from keras_ddpm.samplers.trajectory import make_trajectory
+from keras_ddpm.validation import check_output
 
-MAX_PROGRAMS = 32  # that a loop keeps: one for each sampler, η and number of images
+MAX_PROGRAMS = 32  # that a loop keeps: one for each sampler, and on JAX for each size of batch
 TABLE_ROWS = 1024  # rows of a table of coefficients, or a multiple
 PIECES = 20  # in which a progress bar moves
 
@@ -64,8 +63,8 @@ class SamplingLoop:
         steps = len(timesteps)
         rows = -(-(steps + 1) // TABLE_ROWS) * TABLE_ROWS
         tables = self._tables(sampler, timesteps, rows)
-        shapes = tuple(noise.shape), rows, len(conditions), len(given)
-        program = self._program(sampler, clip_denoised, shapes)
+        shapes = noise.shape[1:] if ANY_SIZE else (*noise.shape, rows)
+        program = self._program(sampler, clip_denoised, shapes, len(conditions), len(given))
         seeds = ops.convert_to_tensor(seeds.view(SEED_DTYPE))
         conditions, given = (tuple(map(ops.convert_to_tensor, a)) for a in (conditions, given))
         ends = sorted({0, steps, *pauses, *frames, *(frame + 1 for frame in frames)})
@@ -153,9 +152,8 @@ class SamplingLoop:
             {name: table(values, "float32") for name, values in coefficients.items()},
         )
 
-    def _program(self, sampler, clip_denoised, shapes):
-        # The timesteps are arguments of the program, so samplers that differ in them share one.
-        sampler = replace(sampler, steps=None, spacing="trailing", timesteps=None)
+    def _program(self, sampler, clip_denoised, *shapes):
+        sampler = sampler.without_coefficients()
         key = (sampler, clip_denoised, shapes, num_devices())
         if key not in self._programs:
             if len(self._programs) >= MAX_PROGRAMS:
@@ -172,6 +170,7 @@ class SamplingLoop:
             def denoise(x_t, t):
                 t = ops.broadcast_to(t, (ops.shape(x_t)[0],))
                 output = self.denoiser(x_t, t, *conditions)
+                check_output("denoiser", output, x_t.shape)
                 start = self.diffusion.predict_start(x_t, t, output, clip_denoised)
                 return start, self.diffusion.predict_noise_from_start(x_t, t, start)
 

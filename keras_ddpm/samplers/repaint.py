@@ -51,6 +51,9 @@ class RePaint(DDPM):
         blocks = [plan[i : i + jump] for i in range(0, len(plan), jump)]
         return np.concatenate([np.tile(block, self.resample_steps) for block in blocks])
 
+    def without_coefficients(self):
+        return super().without_coefficients(resample_steps=1, jump_length=1)
+
     def coefficients(self, diffusion, timesteps):
         plan = np.unique(timesteps)
         signals = np.append(1.0, diffusion.alphas_cumprod[plan])  # the image is below the lowest

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from keras_ddpm.diffusion import GaussianDiffusion
+from keras_ddpm.validation import check_choice, check_instance, check_int
+
 DEFAULT_STEPS = 50
 
 
@@ -54,12 +57,14 @@ def choose_timesteps(diffusion, steps=None, spacing="trailing", timesteps=None):
     >>> choose_timesteps(GaussianDiffusion(1000), steps=4)
     array([999, 749, 499, 249], dtype=int32)
     """
-    total = diffusion.timesteps
+    total = check_instance("diffusion", diffusion, GaussianDiffusion).timesteps
     if timesteps is not None:
-        if max(timesteps) >= total:
+        timesteps = check_timesteps(timesteps)
+        if timesteps[0] >= total:
             raise ValueError(f"timesteps={list(timesteps)} must lie in [0, {total - 1}].")
         return np.array(timesteps, "int32")
-    steps = min(DEFAULT_STEPS, total) if steps is None else steps
+    check_choice("spacing", spacing, SPACINGS)
+    steps = min(DEFAULT_STEPS, total) if steps is None else check_int("steps", steps)
     if steps > total:
         raise ValueError(f"steps={steps} is more than the {total} timesteps of the diffusion.")
     if spacing == "leading" and diffusion.alphas_cumprod[-1] == 0 and steps < total:

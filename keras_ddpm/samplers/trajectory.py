@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_ddpm.validation import check_int
+from keras_ddpm.validation import check_int, to_array
 
 
 @dataclass
@@ -30,8 +30,10 @@ def choose_frames(argument, frames, steps):
     if isinstance(frames, numbers.Integral):
         count = min(check_int(argument, frames), steps)
         return tuple(np.unique(np.linspace(0, steps - 1, count).round().astype(int)).tolist())
-    chosen = np.unique(np.asarray(frames))
-    if not chosen.size or chosen.dtype.kind not in "iu" or not 0 <= chosen[0] <= chosen[-1] < steps:
+    chosen = to_array(argument, frames)
+    is_list = chosen.ndim == 1 and chosen.size > 0 and chosen.dtype.kind in "iu"
+    chosen = np.unique(chosen) if is_list else []
+    if not is_list or not 0 <= chosen[0] <= chosen[-1] < steps:
         raise ValueError(
             f"{argument}={frames!r} must be True, False, an int, or a list of step numbers from 0 "
             f"to {steps - 1}."

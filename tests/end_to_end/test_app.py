@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from types import ModuleType
 
@@ -115,6 +117,12 @@ def test_a_model_is_read_once_and_again_when_its_file_has_changed(models, tmp_pa
         ("named", {"labels": ["rsoe"]}, "did you mean 'rose'"),
         ("plain", {"steps": 2.5}, "steps=2.5 must be an int"),  # a TypeError
         ("plain", {"seed": None}, "seed=None must be an int"),
+        ("named", {"num_images": "a"}, "num_images='a' must be an int"),
+        ("named", {"num_images": 65}, "num_images=65 must be from 1 to 64"),
+        ("named", {"num_images": 1.5, "labels": [0]}, "num_images=1.5 must be an int"),
+        ("named", {"labels": "red 5-petalled"}, "labels='red 5-petalled' is no class"),
+        ("named", {"labels": {"a": 1}}, "labels={'a': 1} is no class"),
+        ("named", {"labels": 3}, "labels=3 is no class"),
         ("points", {}, "generates points, not images"),
         ("nowhere.keras", {}, "there is no file"),
         ("<b>", {}, "there is no preset '<b>'"),
@@ -176,6 +184,55 @@ def test_an_error_reaches_the_visitor_and_hurts_no_other(models, address):
     np.testing.assert_array_equal(pixels(picture), enlarged(images))
 
 
+def ask(address, values):
+    """What `/draw` answers to a program that sends any JSON."""
+    body = json.dumps({"data": values}).encode()
+    request = urllib.request.Request(
+        f"{address}gradio_api/call/draw", body, {"Content-Type": "application/json"}
+    )
+    event = json.load(urllib.request.urlopen(request, timeout=60))["event_id"]
+    answer = urllib.request.urlopen(f"{request.full_url}/{event}", timeout=60).read().decode()
+    return answer.rstrip().rpartition("event: ")[2]
+
+
+@needs_gradio
+@pytest.mark.once
+def test_values_of_any_type_are_answered_with_a_sentence(models, address, tmp_path, capfd):
+    os.mkfifo(tmp_path / "fifo.keras")
+    wrong = {
+        "source": [7, ["a"], None, {}, "", "x" * 10**4, "\ud800", str(tmp_path / "fifo.keras")],
+        "labels": [["iris", None], [[1]], 1.5, True, "x" * 10**6],
+        "guidance_scale": [None, "a", {}, [1, 2]],
+        "sampler": [{}, 3, ["ddim"], None],
+        "steps": ["a", [1], 2.5, {}],
+        "eta": ["a", {}],
+        "num_images": ["a", None, 65, {}],
+        "seed": [1e99, None, "a", True],
+    }
+    names = {"source": "(model=|there is no|.*name too long)"}
+    for argument, values in wrong.items():
+        for value in values:
+            answer = ask(address, settings(**{"source": models["named"], argument: value}))
+            event, _, data = answer.partition("\ndata: ")
+            assert event == "error", (argument, value)
+            message = html.unescape(json.loads(data)["error"])
+            assert re.match(names.get(argument, f"{argument}="), message) and len(message) <= 500
+    assert ask(address, settings(models["named"], labels=[0, "rose"])).startswith("complete")
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@needs_gradio
+@pytest.mark.once
+def test_the_page_takes_no_uploads(address):
+    head = 'Content-Disposition: form-data; name="files"; filename="a.txt"'
+    body = f"--B\r\n{head}\r\n\r\nabc\r\n--B--\r\n".encode()
+    kind = {"Content-Type": "multipart/form-data; boundary=B"}
+    request = urllib.request.Request(f"{address}gradio_api/upload", body, kind)
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request, timeout=60)
+    assert error.value.code == 413
+
+
 @needs_gradio
 @pytest.mark.once
 def test_visitors_see_steps_at_once_and_wait_for_those_before_them(models, address, monkeypatch):
@@ -211,10 +268,11 @@ def test_visitors_see_steps_at_once_and_wait_for_those_before_them(models, addre
 def test_an_address_that_cannot_be_had_ends_in_one_line():
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
-        for options in (["--port", taken], ["--port", 70000], ["--host", "198.51.100.7"]):
+        hosts = [["--host", host] for host in ("198.51.100.7", "a" * 300, "ü" * 70)]
+        for options in (["--port", taken], ["--port", 70000], *hosts):
             message = error_line_of(app.app, *options)
             assert message.startswith("--host=") and str(options[1]) in message
-            assert "is not free" in message
+            assert "cannot be served" in message
 
 
 @needs_gradio

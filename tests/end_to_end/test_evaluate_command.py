@@ -1,12 +1,13 @@
 """Evaluating a model from the command line: whole, interrupted, extended, and refused."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
-from tools import error_line_of, run_command, tiny_network
+from tools import error_line_of, run_command, shared_model, tiny_network
 
 from keras_ddpm import MLP, DiffusionModel, GaussianDiffusion, save_image
 from keras_ddpm.cli import measure
@@ -107,9 +108,10 @@ def test_whole_then_interrupted_then_extended(tmp_path, monkeypatch, capsys, mea
             raise KeyboardInterrupt
         return generate(*args, **kwargs)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(DiffusionModel, "generate", generate_once)
         measured("flowers", output=resumed)
+    assert stop.value.code == 130 and capsys.readouterr().err == "interrupted.\n"
     first = chunks_of(resumed)
     assert len(first) == 1
     finished = measured("flowers", output=resumed)
@@ -144,6 +146,48 @@ def test_samples_of_other_options_do_not_mix(tmp_path, models, measured):
     assert message.startswith(f"{path} is damaged") and message.endswith("Delete it.\n")
 
 
+def test_damaged_samples_end_in_a_line_that_says_to_delete_them(tmp_path):
+    model, images = shared_model(), np.zeros((20, 8, 8, 1), "uint8")
+    path = tmp_path / "000000.npz"
+    good, _ = measure.draw_samples(model, tmp_path, 20, steps=1)
+    whole = path.read_bytes()
+    for damaged in (
+        {"images": images},
+        {"pictures": images, "seconds": 1.0},
+        {"images": images[1:], "seconds": 1.0},
+        {"images": images[..., 0], "seconds": 1.0},
+        {"images": images.astype("float32"), "seconds": 1.0},
+        {"images": images.astype(object), "seconds": 1.0},
+        {"images": images, "seconds": [1.0, 2.0]},
+        b"",
+        whole[: len(whole) // 2],
+    ):
+        path.write_bytes(damaged) if isinstance(damaged, bytes) else np.savez(path, **damaged)
+        with pytest.raises(ValueError) as error:
+            measure.draw_samples(model, tmp_path, 20, steps=1)
+        assert re.fullmatch(rf"(?s){path} is damaged \(.*\)\. Delete it\.", str(error.value))
+    path.unlink()
+    np.testing.assert_array_equal(measure.draw_samples(model, tmp_path, 20, steps=1)[0], good)
+
+
+def test_only_an_absent_test_split_is_replaced_by_a_held_out_share(tmp_path):
+    def load(name, **folders):
+        for split, classes in folders.items():
+            for label in classes:
+                folder = tmp_path / name / split / label
+                folder.mkdir(parents=True)
+                for i, image in enumerate(draw_flowers(2, image_size=16)[0]):
+                    save_image(folder / f"{i}.png", image)
+        return measure.load_both(name, shape=(16, 16, 3))[2]
+
+    assert load("whole", train="ab", test="ab") == "the split test"
+    assert load("none", train="ab", validation="ab") == "a share of 0.05 that is held out"
+    with pytest.raises(ValueError, match="test has classes that are not among"):
+        load("unknown", train="ab", test="abc")
+    with pytest.raises(ValueError, match="^test_split='test' of two may be Test or testing"):
+        load("two", train="ab", Test="ab", testing="ab")
+
+
 def test_several_networks_and_a_held_out_share(tmp_path, monkeypatch, models, measured):
     """A folder of two classes without a test split."""
     monkeypatch.setattr("keras_ddpm.metrics.lenet.EPOCHS", 1)
@@ -174,13 +218,18 @@ def test_several_networks_and_a_held_out_share(tmp_path, monkeypatch, models, me
     "model, options, expected",
     [
         ("points", "", "generates points, not images"),
-        ("two_channels", "", "channels=2 must be 3 for colour or 1 for grey"),
+        ("two_channels", "", "pictures have 1 or 3 channels"),
         ("ten", "", "are not the 10 of"),
         ("misnamed", "", "are not the 24 of"),
         ("large", "--features pixels", "--features=pixels: 4800 in an image are more than 4096"),
         ("flowers", "--num_images 2", "--num_images=2 must be at least 3"),
+        ("flowers", "--num_images 1000000000000000", "Try a smaller --num_images"),
+        ("flowers", "--data_images 1000000000000", "Try a smaller --data_images"),
+        ("flowers", "--data_images 0", "--data_images=0 must be at least 1"),
+        ("flowers", "--lenet_seeds 0 -1", "--lenet_seeds=-1 must be at least 0"),
+        ("flowers", "--train_split tset", "--train_split='tset' is unknown"),
         ("flowers", "--data_images 2", "has 2 training and 2 test images"),
-        ("flowers", "--test_split tset", "did you mean 'test'"),
+        ("flowers", "--test_split tset", "--test_split='tset' is unknown"),
         ("flowers", "--test_split test --validation_fraction 0.1", "not both"),
         ("flowers", "--validation_fraction 2", "--validation_fraction=2.0 must be a number in"),
         ("flowers", "--steps 6", "--steps=6 is more than the 5 timesteps"),

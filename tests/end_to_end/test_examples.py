@@ -2,6 +2,7 @@
 
 import ast
 import runpy
+import sys
 
 import keras
 import numpy as np
@@ -101,7 +102,18 @@ def test_spiral(monkeypatch, capsys, spiral):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("name", ["flowers", "mnist", "sample", "evaluate", "app", "spiral"])
+def test_a_script_without_the_package_says_how_to_install_it(monkeypatch, name):
+    for module in [m for m in sys.modules if m.partition(".")[0] == "keras_ddpm"]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, "keras_ddpm", None)
+    with pytest.raises(SystemExit, match=r"^error: .*keras_ddpm.* \(README.md says how"):
+        run_command(example(f"{name}.py"))
+
+
+@pytest.mark.once
 def test_wrong_options_of_spiral_end_in_one_line(tmp_path, spiral):
     (tmp_path / "file").write_text("")
     assert "--epochs=0 must be at least 1" in error_line_of(spiral, "--epochs", 0)
+    assert "--seed=4294967296 must be from 0 to" in error_line_of(spiral, "--seed", 2**32)
     assert "cannot write to" in error_line_of(spiral, "--output", "file/below")

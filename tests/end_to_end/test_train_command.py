@@ -2,17 +2,23 @@
 
 import contextlib
 import io
+import os
 import re
 import shutil
+import subprocess
+import sys
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from tools import TINY_RUN, error_line_of, error_of, example, run_command, to_numpy, to_options
 
 from keras_ddpm.cli.config import parse_config, save_config
 from keras_ddpm.cli.train import Run, train
+from keras_ddpm.files import LOCK
 
 flowers = example("flowers.py")
 FILES = {"config.yaml", "log.csv", "loss.png", "samples.png", "final.keras"}
@@ -23,6 +29,10 @@ FILES |= {f"checkpoints/epoch_000{epoch}.keras" for epoch in (1, 2)}
 def options(changes=()):
     """Options of a tiny run."""
     return to_options({"run": "run", **TINY_RUN, **dict(changes)})
+
+
+def is_shown(path):
+    return path.is_file() and not path.name.startswith(".")
 
 
 def read_log(path):
@@ -64,7 +74,7 @@ def test_a_run_writes_and_prints_what_it_should(first):
         assert line in described, described  # before the first step
     assert "run/final.keras" in trained
     written = (folder / "run").rglob("*")
-    assert {str(p.relative_to(folder / "run")) for p in written if p.is_file()} == FILES
+    assert {str(p.relative_to(folder / "run")) for p in written if is_shown(p)} == FILES
     saved = yaml.safe_load((folder / "run" / "config.yaml").read_text())
     assert saved["training"]["epochs"] == 2 and saved["network"]["widths"] == [8]
     # The rest is that of examples/configs/embedded.yaml.
@@ -114,8 +124,54 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "epoch_0001.keras").write_bytes(b"PK")
     save_config(parse_config(options()), "run/config.yaml")
-    message = error_of(train, *options())
-    assert message.startswith("error: ") and "epoch_0001.keras' is truncated" in message
+    assert error_line_of(train, *options()).endswith("Delete it to begin anew.\n")
+
+
+@pytest.mark.once
+def test_a_run_passes_over_a_truncated_checkpoint_and_ends_clearly_on_a_full_disk(run):
+    newest, final = run / "checkpoints" / "epoch_0002.keras", run / "final.keras"
+    os.truncate(newest, newest.stat().st_size // 2)
+    size = newest.stat().st_size
+    final.unlink()
+    (run / ".partial-final.keras").symlink_to("/dev/full")
+    with pytest.warns(UserWarning) as warned:
+        message = error_line_of(flowers, *options({"data.num_images": 40}))
+    assert "No space left on device" in message and "final.keras" in message
+    assert not final.exists()
+    texts = " ".join(str(warning.message) for warning in warned)
+    assert "epoch_0002.keras is damaged: going on from run/checkpoints/epoch_0001.keras" in texts
+    assert (newest.parent / "older" / newest.name).stat().st_size == size < newest.stat().st_size
+    assert len(read_log(run / "log.csv")) == 2
+
+
+@pytest.mark.once
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    monkeypatch.setattr(Run, "fit", mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(SystemExit) as stop:
+        run_command(train, *options())
+    assert stop.value.code == 130
+    message = "interrupted: the same command goes on from the last checkpoint.\n"
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.once
+def test_two_processes_do_not_share_a_run(tmp_path):
+    (tmp_path / "run").mkdir()
+    hold = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire()"
+    command = [
+        sys.executable,
+        "-u",
+        "-c",
+        f"{hold}; print(); input()",
+        str(tmp_path / "run" / LOCK),
+    ]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as other:
+        other.stdout.readline()
+        message = error_line_of(train, *options())
+        other.kill()
+    assert message.startswith("another process trains in 'run'.")
+    assert Run(parse_config(options())).epochs_done == 0  # the lock has ended with the process
 
 
 @pytest.mark.once
@@ -168,15 +224,22 @@ def test_tensorboard_is_an_option():
     "wrong, expected",
     [
         ({"data.name": "drawn_flower"}, "--data.name='drawn_flower'.* did you mean"),
+        ({"data.validation_split": "tset"}, "--data.validation_split='tset'.* did you mean"),
+        ({"data.num_images": 10**12}, "out of memory: .*Try a smaller --data.num_images"),
         ({"data.validation_fraction": 1}, "--data.validation_fraction=1.0 must be a number in"),
         (
             {"data.validation_split": "test", "data.validation_fraction": 0.5},
             "--data.validation_fraction=0.5 and validation_split=test exclude each other",
         ),
-        ({"diffusion.timesteps": 0}, "--diffusion.timesteps=0 must be at least 1"),
+        ({"diffusion.timesteps": 0}, "--diffusion.timesteps=0 must be from 1 to"),
         ({"diffusion.zero_terminal_snr": True}, "--diffusion.prediction='noise' is not possible"),
         ({"network.has_attention": [True, True]}, ".*must have one entry for each level"),
         ({"run": "file/run"}, ".*Choose another folder"),
+        ({"sampling.num_images": 10**12}, "out of memory: .*Try a smaller --sampling.num_images"),
+        (
+            {"sampling.guidance_scale": -1, "data.use_labels": True},
+            "--sampling.guidance_scale=-1.0 must be",
+        ),
         ({"sampling.guidance_scale": 2}, "--sampling.guidance_scale=2.0 needs --data.use_labels"),
         ({"sampling.every": 0}, "--sampling.every=0 must be at least 1"),
         ({"sampling.steps": 51}, "--sampling.steps=51 is more than the 50 timesteps"),
@@ -184,6 +247,7 @@ def test_tensorboard_is_an_option():
         ({"training.devices": 64}, "--training.devices=64"),
         ({"training.ema_decay": 1}, "--training.ema_decay=1.0 must be a number in"),
         ({"training.init_from": "nowhere.keras"}, ".*there is no file 'nowhere.keras'"),
+        ({"training.seed": 2**32}, "--training.seed=4294967296 must be from 0 to 4294967295"),
         ({"training.warmup_steps": 4}, "--training.warmup_steps=4 must be less than the 4 steps"),
     ],
 )
@@ -198,3 +262,14 @@ def test_a_wrong_value_ends_the_command_before_training(tmp_path, wrong, expecte
 def test_wrong_callbacks_are_found_before_the_images_are_loaded():
     wrong = {"logging.callbacks": [{"class_path": "a.B"}], "data.name": "nowhere"}
     assert error_of(train, *options(wrong)).startswith("error: logging.callbacks: ")
+
+
+@pytest.mark.once
+def test_validation_images_of_other_classes_are_refused(tmp_path):
+    for name in ("a/daisy", "a/rose", "b/rose"):
+        (tmp_path / "garden" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (16, 16)).save(tmp_path / "garden" / name / f"{i}.png")
+    data = {"data.name": "garden", "data.split": "a", "data.validation_split": "b"}
+    message = error_line_of(train, *options({**data, "data.use_labels": True}))
+    assert message.startswith("--data.validation_split='b' has other classes")

@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
@@ -75,11 +76,15 @@ def main(root):
             output = network(*map(torch.tensor, inputs.values())).sample.numpy()
         scale = {"alphas_cumprod": pipeline.scheduler.alphas_cumprod.numpy()}
         np.savez(root / name / "answer.npz", output=output, **inputs, **scale)
+    for variant in (None, "fp16"):  # of the last model
+        options = {"max_shard_size": "50KB", "variant": variant}
+        pipeline.save_pretrained(root / f"several_{variant}", **options)
     make_old(root / "google", root / "old")
-    for kind in (UNet2DModel, DDPMScheduler):
-        parameters = inspect.signature(kind.__init__).parameters.values()
+    kinds = "UNet2DModel DDPMScheduler DDPMParallelScheduler DDIMScheduler DDIMParallelScheduler"
+    for kind in kinds.split():
+        parameters = inspect.signature(getattr(diffusers, kind).__init__).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.name != "self"}
-        (root / f"{kind.__name__}.json").write_text(json.dumps(defaults))
+        (root / f"{kind}.json").write_text(json.dumps(defaults))
 
 
 def make_old(source, target):

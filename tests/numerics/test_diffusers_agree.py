@@ -63,17 +63,24 @@ def test_the_process_is_what_the_scheduler_says(models):
 
 @pytest.mark.once
 def test_absent_keys_mean_what_they_mean_there(folders, models):
-    for name, ours in (
-        ("UNet2DModel", unet.ONLY | unet.DEFAULTS),
-        ("DDPMScheduler", scheduler.ONLY | scheduler.DEFAULTS),
-    ):
-        theirs = json.loads((folders / f"{name}.json").read_text())
-        assert {key: theirs[key] for key in ours} == ours
+    network = unet.ONLY | unet.DEFAULTS | {unet.TIME_SIZE: None}
+    for name, ours in {"UNet2DModel": network, **scheduler.SCHEDULERS}.items():
+        assert json.loads((folders / f"{name}.json").read_text()) == ours, name
     old, now = from_diffusers(folders / "old"), models["google"]
     for found, expected in zip(old.network.get_weights(), now.network.get_weights()):
         np.testing.assert_array_equal(found, expected)
     assert old.network.get_config() == now.network.get_config()
     assert old.diffusion.get_config() == now.diffusion.get_config()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_in_several_files_are_read(folders, models, variant):
+    folder = folders / f"several_{variant}"
+    assert len(list((folder / "unet").glob("*-of-*.safetensors"))) > 1
+    network = from_diffusers(folder).network
+    for found, expected in zip(network.get_weights(), models["odd"].network.get_weights()):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.once
@@ -95,6 +102,73 @@ def test_there_and_back_nothing_has_changed(folders, models, tmp_path, name):
     theirs, ours = configs("scheduler/scheduler_config.json")
     for key in ours.keys() - {"clip_sample", "timestep_spacing"}:  # they are options of sampling
         assert theirs[key] == ours[key], key
+
+
+@with_torch
+@pytest.mark.parametrize("kind", scheduler.SCHEDULERS)
+def test_a_scheduler_without_one_of_its_keys_is_read_as_they_read_it(kind):
+    import diffusers
+
+    unusual = {
+        "num_train_timesteps": 300,
+        "beta_start": 0.001,
+        "beta_end": 0.05,
+        "prediction_type": "v_prediction",
+        "clip_sample": False,
+        "timestep_spacing": "trailing",
+        "rescale_betas_zero_snr": True,
+    }
+    if "variance_type" in scheduler.SCHEDULERS[kind]:
+        unusual["variance_type"] = "fixed_large"
+    config = json.loads(getattr(diffusers, kind)(**unusual).to_json_string())
+    for key in config.keys() - {"_class_name"}:
+        rest = {name: value for name, value in config.items() if name != key}
+        if key == "prediction_type":  # noise is usual, for which the last beta must not be 1
+            rest["rescale_betas_zero_snr"] = False
+        theirs = getattr(diffusers, kind).from_config(rest)
+        ours, sampling = scheduler.diffusion_from_config(rest)
+        filled, same_sampling = scheduler.diffusion_from_config(dict(theirs.config))
+        assert ours.get_config() == filled.get_config() and sampling == same_sampling, key
+        np.testing.assert_allclose(ours.alphas_cumprod, theirs.alphas_cumprod, atol=1e-6)
+
+
+@with_torch
+def test_a_network_without_one_of_its_keys_is_read_as_they_read_it():
+    import diffusers
+
+    unusual = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "freq_shift": 1,
+        "flip_sin_to_cos": False,
+        "down_block_types": ["AttnDownBlock2D", "DownBlock2D", "DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D", "UpBlock2D", "AttnUpBlock2D"],
+        "block_out_channels": [32, 32, 64, 64],
+        "layers_per_block": 1,
+        "downsample_padding": 0,
+        "dropout": 0.1,
+        "attention_head_dim": 16,
+        "norm_num_groups": 16,
+        "norm_eps": 1e-6,
+        "num_class_embeds": 3,
+    }
+    assert unusual.keys() == unet.DEFAULTS.keys()
+    pairs = [{"in_channels", "out_channels"}, {"down_block_types", "up_block_types"}]
+    # Those of a pair must fit each other. The usual channels make a large network.
+    single = unusual.keys() - {"block_out_channels"} - set.union(*pairs)
+    for keys in (*pairs, *({key} for key in single)):
+        rest = {key: value for key, value in unusual.items() if key not in keys}
+        theirs = diffusers.UNet2DModel.from_config(rest)
+        filled = json.loads(theirs.to_json_string())
+        ours = unet.network_from_config(rest, image_size=8)
+        again = unet.network_from_config(filled, image_size=8)
+        assert ours.get_config() == again.get_config(), keys
+        shapes = {
+            name: unet.to_theirs(np.empty(x.shape), x).shape
+            for name, x in unet.named_variables(ours).items()
+        }
+        assert shapes == {name: tuple(x.shape) for name, x in theirs.state_dict().items()}, keys
 
 
 @with_torch

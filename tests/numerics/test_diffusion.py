@@ -118,8 +118,9 @@ def test_the_reverse_variance_is_the_chosen_one(variance):
     np.testing.assert_allclose(posterior[:, 0], d.posterior_variance[T], rtol=1e-5)
     _, found, log_found, _ = map(to_numpy, d.p_mean_variance(noise, x_start, T))
     expected = (d.posterior_variance if variance == "posterior" else d.betas)[T]
-    np.testing.assert_allclose(found[1:, 0], expected[1:], rtol=1e-5)
     np.testing.assert_allclose(np.exp(log_found[1:, 0]), expected[1:], rtol=1e-5)
+    expected[0] = 0 if variance == "posterior" else d.posterior_variance[1]  # as in their code
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-5)
     # At t = 0 the posterior variance is 0, so both logarithms are those of t = 1.
     for log_variance in (log_posterior, log_found):
         assert np.exp(log_variance[0, 0]) == pytest.approx(d.posterior_variance[1], rel=1e-5)

@@ -73,10 +73,33 @@ def test_the_noise_of_ddim_is_that_of_ddpm_and_dpm_solver_differs_by_its_memory(
     assert np.abs(run(DPMSolverPlusPlus(eta=0.5), PLAN) - run(DDIM(eta=0.5), PLAN)).max() > 1e-3
 
 
+@pytest.mark.once
+def test_coefficients_are_those_of_the_papers():
+    """Song et al. (2021), eq. 12 and 16; Lu et al. (2022), algorithm 2 and SDE-DPM-Solver++ 2M."""
+    _, diffusion = process()
+    a = np.append(diffusion.alphas_cumprod[list(PLAN)], 1.0)
+    added = 0.3 * np.sqrt((1 - a[1:]) / (1 - a[:-1])) * np.sqrt(1 - a[:-1] / a[1:])
+    kept = np.sqrt(1 - a[1:] - added**2)
+    c = DDIM(eta=0.3).coefficients(diffusion, np.array(PLAN))
+    np.testing.assert_allclose([c["noise"], c["direction"]], [added, kept], rtol=1e-9)
+    rate, noise = np.sqrt(a[:-1]), np.sqrt(1 - a[:-1])
+    h = np.diff(np.log(rate / noise))
+    for eta in (0, 1):  # the last step, to the image, has h = inf
+        c = DPMSolverPlusPlus(eta=float(eta)).coefficients(diffusion, np.array(PLAN))
+        np.testing.assert_allclose(c["x_t"][:-1], noise[1:] / noise[:-1] * np.exp(-eta * h))
+        np.testing.assert_allclose(c["start"][:-1], -rate[1:] * np.expm1(-(1 + eta) * h))
+        np.testing.assert_allclose(c["noise"][:-1], eta * noise[1:] * np.sqrt(-np.expm1(-2 * h)))
+        np.testing.assert_allclose(c["memory"], [0, *(h[1:] / h[:-1] / 2), 0])
+
+
+@pytest.mark.parametrize("is_even", [True, False])
 @pytest.mark.parametrize("sampler, order", [("ddim", 1), ("dpm_solver++", 2), ("heun", 2)])
-def test_order_of_convergence_of_samples(sampler, order):
-    """To the probability flow, where y = x / signal keeps (y - MEAN) / sqrt(STD² + σ²)."""
-    # noise / signal falls from 157 to 0.01 by one factor: even steps in the log-SNR.
+def test_order_of_convergence_of_samples(sampler, order, is_even):
+    """To the probability flow, where y = x / signal keeps (y - MEAN) / sqrt(STD² + σ²).
+
+    In steps that are even in the log-SNR, or of which every second one is twice as long.
+    """
+    # noise / signal falls from 157 to 0.01 by one factor.
     signal = 1 / (1 + np.geomspace(0.01, 157, 481) ** 2)
     betas = 1 - signal / np.append(1.0, signal[:-1])
     diffusion = GaussianDiffusion(betas=betas, prediction="start")
@@ -87,7 +110,10 @@ def test_order_of_convergence_of_samples(sampler, order):
     exact, steps, errors = y * np.sqrt(diffusion.alphas_cumprod[0]), (20, 40, 80, 160), []
     for n in steps:
         # The last of the n + 1 steps goes from t = 0 to the image, and is left out.
-        options = {"timesteps": np.linspace(480, 0, n + 1).astype(int), "return_trajectory": [n]}
+        plan = np.linspace(480, 0, n + 1).astype(int)
+        if not is_even:
+            plan[1::2] += 160 // n
+        options = {"timesteps": plan, "return_trajectory": [n]}
         _, trajectory = sample(denoiser, diffusion, noise, sampler, **options)
         errors.append(np.sqrt(np.mean((trajectory.x_t[0] - exact) ** 2)))
     slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
@@ -102,3 +128,17 @@ def test_heun_has_half_the_error_of_ddim_at_few_steps_of_a_cosine_schedule():
         x = sample(denoiser, diffusion, NOISE, sampler(steps=12, spacing="linspace"))
         errors[sampler] = np.sqrt(np.mean((to_numpy(x) - MEAN - STD * NOISE) ** 2))
     assert errors[Heun] < errors[DDIM] / 2
+
+
+@pytest.mark.once
+def test_heun_corrects_no_step_that_grows_the_signal_by_more_than_its_limit():
+    """Here the signal grows by 5, by 3 and by 2, and the step to the image is never corrected."""
+    signal = np.array([0.9, 0.45, 0.15, 0.03]) ** 2
+    diffusion = GaussianDiffusion(betas=1 - signal / np.append(1.0, signal[:-1]))
+    for sampler, corrected in (
+        (Heun(), [False, True, True, False]),
+        (Heun(max_growth=2.5), [False, False, True, False]),
+        (Heun(max_growth=np.inf), [True, True, True, False]),
+    ):
+        c = sampler.coefficients(diffusion, np.arange(4)[::-1])
+        assert (c["correction"] < 0).tolist() == corrected

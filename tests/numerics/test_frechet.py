@@ -5,7 +5,6 @@ import warnings
 import numpy as np
 import pytest
 from scipy import linalg
-from tools import assert_refused
 
 from keras_ddpm.metrics import frechet_bias, frechet_distance, frechet_distance_of_moments
 
@@ -77,18 +76,3 @@ def test_the_bias_is_what_equal_distributions_show():
     # One feature of variance 1: 1 / n for the mean, 1 / 2(n - 1) for the deviation.
     one = with_moments(rng, np.zeros(1), np.eye(1), rows=50)
     assert frechet_bias(one) == pytest.approx(1 / 50 + 1 / 98, rel=1e-12)
-
-
-@pytest.mark.filterwarnings("ignore:features_a. 4 samples")
-def test_what_is_no_pair_of_features_or_moments_is_refused():
-    x, zero, one = np.zeros((4, 3)), np.zeros(2), np.eye(2)
-    wrong = x[0], x[None], x[:1], x[:0], x * np.nan, x + np.inf
-    assert_refused(lambda features_a: frechet_distance(features_a, x), ValueError, features_a=wrong)
-    assert_refused(lambda features_b: frechet_distance(x, features_b), ValueError, features_b=wrong)
-    assert_refused(lambda count: frechet_bias(x, count=count), ValueError, count=(1,))
-    with pytest.raises(ValueError, match=r"shapes .*\(3,\).*\(2,\)"):
-        frechet_distance(x, x[:, :2])
-    with pytest.raises(ValueError, match="covariance_b has the eigenvalue -1"):
-        frechet_distance_of_moments(zero, one, zero, np.diag([1.0, -1.0]))
-    with pytest.raises(ValueError, match="shapes"):
-        frechet_distance_of_moments(zero, one, zero, np.eye(3))

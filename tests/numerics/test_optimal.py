@@ -1,11 +1,9 @@
 """The optimal denoiser against float64 NumPy, and where sampling with it ends."""
 
-import functools
-
 import numpy as np
 import pytest
 from keras import ops
-from tools import assert_refused, to_numpy
+from tools import to_numpy
 
 from keras_ddpm import GaussianDiffusion, OptimalDenoiser, sample
 from keras_ddpm.samplers import SAMPLERS
@@ -73,16 +71,3 @@ def test_every_sampler_ends_on_the_data_from_a_timestep_without_signal(sampler):
     counts = np.bincount(distances.argmin(1), minlength=4)
     assert (np.abs(counts - [72, 8, 8, 8]) < 5 * np.sqrt([18, 7.4, 7.4, 7.4])).all()
     assert (counts > 0).all()
-
-
-@pytest.mark.once
-def test_wrong_data_and_calls():
-    points, make = np.zeros((3, 2)), functools.partial(OptimalDenoiser, diffusion=DIFFUSION)
-    assert_refused(make, ValueError, data=(points[:0], points.astype(int), points * np.nan))
-    make = functools.partial(make, points)
-    assert_refused(make, ValueError, labels=([0, 1], [0, 2, 2]))
-    assert_refused(make, TypeError, labels=([0.0, 1.0, 1.0],))
-    with pytest.raises(ValueError, match=r"x_t has shape \(1, 3\), but data \(2,\)"):
-        make()(np.zeros((1, 3)), np.int32([0]))
-    with pytest.raises(ValueError, match="made without labels"):
-        make()(np.zeros((1, 2)), np.int32([0]), np.int32([0]))

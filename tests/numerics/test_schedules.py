@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from tools import FLOATS, IMAGES, compiled, make_model, to_numpy
+from tools import FLOATS, IMAGES, LABELS, compiled, make_model, to_numpy
 
 from keras_ddpm import GaussianDiffusion
 from keras_ddpm.schedules import (
@@ -64,21 +64,39 @@ def test_each_prediction_weighs_the_error_of_the_start_by_the_smaller_of_snr_and
     assert min_snr_weights(silent)[-1] == 0 and (min_snr_weights(silent)[:-1] > 0).all()
 
 
-def test_training_and_validation_weigh_the_loss():
+def test_training_and_validation_weigh_each_image_by_its_timestep_and_its_own_weight():
+    """With a loss that is not symmetric."""
     t = np.int32([0, 3, 6, 9, 12, 15, 18, 19])
     noise = np.random.default_rng(1).standard_normal(IMAGES.shape).astype("float32")
     diffusion = GaussianDiffusion(20, "cosine", prediction="velocity")
-    sgd = keras.optimizers.SGD(0.0)  # does not learn
-    model = make_model(diffusion=diffusion, optimizer=sgd, min_snr_gamma=2.0)
-    draws = ops.convert_to_tensor(t), ops.convert_to_tensor(noise), ops.zeros((8,), "bool")
-    model.draw = lambda shape, validation=False: draws
 
-    x_t = to_numpy(diffusion.q_sample(FLOATS, t, noise))
-    errors = compiled(model.network)([x_t, t]) - to_numpy(diffusion.velocity(FLOATS, t, noise))
-    errors = np.square(errors).mean((1, 2, 3))
-    expected = np.mean(errors * min_snr_weights(diffusion, 2.0)[t])
-    assert expected < 0.8 * errors.mean()
-    options = {"batch_size": 8, "verbose": 0, "shuffle": False}
-    found = model.fit(IMAGES, validation_data=(IMAGES,), **options).history
-    assert found["loss"][0] == pytest.approx(expected, rel=1e-4)
-    assert found["val_loss"][0] == pytest.approx(expected, rel=1e-4)
+    def error(target, output):
+        return ops.square(output - 2 * target)
+
+    sgd, losses = keras.optimizers.SGD(0.0), {"loss": error, "weighted_metrics": [error]}
+    model = make_model(3, sgd, diffusion=diffusion, min_snr_gamma=2.0, compile=losses)
+    draws = ops.convert_to_tensor(t), ops.convert_to_tensor(noise), ops.zeros(8, "bool")
+    model.draw = lambda shape, validation=False: draws
+    x_t, target = (to_numpy(f(FLOATS, t, noise)) for f in (diffusion.q_sample, diffusion.velocity))
+    output = compiled(model.network)([x_t, t, LABELS])
+    errors = to_numpy(error(target, output)).mean((1, 2, 3))
+    given = np.linspace(0.2, 2, 8)
+    weights = given * min_snr_weights(diffusion, 2.0)[t]
+    expected = {"loss": np.mean(weights * errors), "error": np.average(errors, weights=weights)}
+    options = {"validation_data": (IMAGES, LABELS, given), "sample_weight": given, "batch_size": 8}
+    found = model.fit(IMAGES, LABELS, **options, verbose=0, shuffle=False).history
+    for name, value in expected.items():
+        assert found[name][0] == pytest.approx(value, rel=1e-4)
+        assert found[f"val_{name}"][0] == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.once
+def test_the_loss_of_an_epoch_is_the_mean_over_images_and_not_over_batches():
+    model = make_model()
+    model.draw = lambda shape, _: (
+        ops.full(shape[:1], 9, "int32"),
+        ops.ones(shape),
+        ops.zeros(shape[:1]),
+    )
+    whole, parts = (model.evaluate(IMAGES, batch_size=n, verbose=0) for n in (8, 5))
+    assert parts == pytest.approx(whole, rel=1e-5)

@@ -9,12 +9,20 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from tools import IMAGES, LABELS, assert_same_states, fit, make_model, resetting, states
+from tools import (
+    IMAGES,
+    LABELS,
+    assert_same_states,
+    fit,
+    make_model,
+    resetting,
+    states,
+    tiny_network,
+)
 
 from keras_ddpm import SampleImages
-from keras_ddpm.callbacks import Throughput
-from keras_ddpm.callbacks.checkpoint import Checkpoint, latest_checkpoint
-from keras_ddpm.model import load_diffusion_model
+from keras_ddpm.callbacks import Checkpoint, Throughput
+from keras_ddpm.metrics import EvaluateSamples
 from keras_ddpm.plotting import image_grid
 
 
@@ -114,6 +122,20 @@ def test_wrong_arguments_are_refused_before_the_first_step(fresh, tmp_path):
     assert_same_states(before, states(model))
 
 
+@pytest.mark.once
+def test_pictures_of_other_channels_are_refused_before_the_first_step(tmp_path):
+    images = IMAGES.repeat(4, -1)
+    for callback in (
+        SampleImages(tmp_path),
+        EvaluateSamples(lambda x: x.mean((1, 2)), images, directory=tmp_path),
+    ):
+        model = make_model(network=tiny_network(channels=4))
+        before = states(model)
+        with pytest.raises(ValueError, match=r"1 or 3 channels, but samples are \(8, 8, 4\)"):
+            fit(model, images, callbacks=[callback])
+        assert_same_states(before, states(model))
+
+
 def test_throughput_is_printed_once(fresh, capsys):
     def lines(images, seconds=1000, **kwargs):
         model, throughput = fresh(), Throughput(len(images), epochs=3, seconds=seconds)
@@ -124,20 +146,3 @@ def test_throughput_is_printed_once(fresh, capsys):
     for options in ({"seconds": 0}, {"validation_data": IMAGES[:4]}):
         (line,) = lines(IMAGES.repeat(2, 0), **options)
         assert "images/s" in line and "to go for 3 epochs" in line
-
-
-def test_checkpoints_are_kept_and_found(fresh, tmp_path):
-    assert latest_checkpoint(tmp_path / "nowhere") is None
-    (tmp_path / ".partial-epoch_0009.keras").write_text("killed while writing")
-    (tmp_path / "best.keras").write_text("of somebody else")
-    assert latest_checkpoint(tmp_path) is None
-    model = fresh()
-    fit(model, epochs=7, callbacks=[Checkpoint(tmp_path, every=2, keep=2)])
-    names = sorted(p.name for p in tmp_path.iterdir())
-    assert names == ["best.keras", "epoch_0006.keras", "epoch_0007.keras"]
-    path, epochs_done = latest_checkpoint(tmp_path)
-    assert (path.name, epochs_done) == ("epoch_0007.keras", 7)
-    assert_same_states(states(load_diffusion_model(path)), states(model))
-    for number in (9999, 10000):
-        (tmp_path / f"epoch_{number}.keras").write_text("")
-    assert latest_checkpoint(tmp_path)[1] == 10000

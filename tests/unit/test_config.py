@@ -2,11 +2,12 @@
 
 import inspect
 import json
+import os
 
 import keras
 import pytest
 import yaml
-from tools import ROOT, error_of
+from tools import ROOT, error_line_of
 
 from keras_ddpm import GaussianDiffusion, UNet
 from keras_ddpm.cli.config import build_callbacks, check_unchanged, parse_config, save_config
@@ -22,7 +23,7 @@ def defaults(function):
 
 
 def parse_error(*args):
-    return error_of(lambda: parse_config(list(args)))
+    return error_line_of(lambda: parse_config(list(args)))
 
 
 def test_files_and_options_override_the_defaults_of_the_constructors(tmp_path):
@@ -74,6 +75,31 @@ def test_help_explains_every_key(capsys):
         assert f"--{key} {key.split('.')[-1].upper()} (type" not in text, key
 
 
+def test_a_file_that_is_no_configuration_is_refused(tmp_path):
+    """Aliases of aliases, too: these few would be read as 10**9 strings."""
+    lines = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    for content, expected in (
+        (bytes(range(256)), "is no YAML"),
+        (b"training: [", "is no YAML"),
+        (b"[" * 999, "is no YAML"),
+        (b"", "must have sections"),
+        (b"- a", "must have sections"),
+        (b"1: 2", "must have sections"),
+        (b"training: null", "training=None must be keys and values"),
+        (b"training: 3", "training=3 must be keys and values"),
+        ("\n".join(["a0: &a0 [x]", *lines]).encode(), "aliases (*name) are not read"),
+    ):
+        (tmp_path / "a.yaml").write_bytes(content)
+        error = parse_error("--config", str(tmp_path / "a.yaml"))
+        assert error.startswith(f"--config={tmp_path / 'a.yaml'}") and expected in error
+    (tmp_path / "a.yaml").write_text("training: {epochs: null}")
+    error = parse_error("--config", str(tmp_path / "a.yaml"))
+    assert error == "--training.epochs=null must have a value\n"
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("nowhere.yaml", "fifo", ""):
+        assert "there is no such file" in parse_error(f"--config={tmp_path / name}")
+
+
 @pytest.mark.parametrize(
     "given, wrong, right",
     [
@@ -92,17 +118,22 @@ def test_an_unknown_key_is_answered_with_the_nearest(tmp_path, given, wrong, rig
 
 def test_a_value_of_a_wrong_type_is_refused():
     for option, value, expected in (
-        ("training.epochs", "0", "v>0"),
-        ("training.learning_rate", "nan", "v>0"),
-        ("training.learning_rate_decay", "linear", "'cosine'"),
-        ("training.warmup_steps", "-1", "v>=0"),
-        ("training.jit_compile", "perhaps", "'auto'"),
-        ("training.devices", "most", "'all'"),
-        ("diffusion.schedule", "cosin", "'cosine'"),
-        ("network.widths", "8", "widths"),
+        ("training.epochs", "0", "be an int of at least 1"),
+        ("training.learning_rate", "nan", "be a number above 0"),
+        ("training.learning_rate_decay", "linear", "be 'constant' or 'cosine'"),
+        ("training.warmup_steps", "-1", "be an int of at least 0"),
+        ("training.clipnorm", "-1", "be a number above 0 or null"),
+        ("training.jit_compile", "perhaps", "be true or false or 'auto'"),
+        ("training.devices", "most", "be an int of at least 1 or 'all'"),
+        ("training.init_from", '""', "have a value"),
+        ("training", "null", "be keys and values; or give one as --training.KEY"),
+        ("diffusion.schedule", "cosin", "be 'linear' or 'cosine'"),
+        ("network.widths", "8", "be a list of ints"),
+        ("sampling.steps", "1.5", "be an int or null"),
+        ("run", '""', "have a value"),
     ):
-        message = parse_error(f"--{option}={value}")
-        assert option in message and expected in message.partition("error:")[2]
+        given = "" if value == '""' else value
+        assert parse_error(f"--{option}={given}") == f"--{option}={value} must {expected}\n"
 
 
 def test_callbacks_are_built_and_written_as_they_were_given(tmp_path):

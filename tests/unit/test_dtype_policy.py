@@ -3,7 +3,16 @@
 import keras
 import numpy as np
 import pytest
-from tools import assert_same_states, distance, fit, make_model, random_weights, states, to_numpy
+from tools import (
+    FLOATS,
+    assert_same_states,
+    distance,
+    fit,
+    make_model,
+    random_weights,
+    states,
+    to_numpy,
+)
 
 from keras_ddpm import MLP, DiffusionModel, GaussianDiffusion, UNet, load_diffusion_model
 
@@ -67,10 +76,36 @@ def test_a_file_or_a_preset_is_opened_under_it(model, tmp_path):
         assert compute_dtypes(load_diffusion_model(source).ema_network)["conv_in"] == "float32"
 
 
+@pytest.mark.parametrize("network", [None, "mlp"])
+def test_float16_keeps_its_loss_scale_in_a_file(tmp_path, dtype_policy, network):
+    """Under another global policy, as in a new process."""
+    dtype_policy("mixed_float16")
+    model = make_model(network=network and MLP(2, 8, 1))
+    x = FLOATS if network is None else FLOATS.reshape(-1, 2)[:8]
+    fit(model, x, epochs=2)
+    model.save(tmp_path / "model.keras")
+    dtype_policy("float32")
+    loaded = load_diffusion_model(tmp_path / "model.keras")
+    assert_same_states(states(loaded), states(model))
+    assert isinstance(loaded.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert loaded.dtype_policy.name == "mixed_float16" and int(to_numpy(loaded.updates)) > 0
+    assert np.isfinite(fit(loaded, x)).all()
+
+
+@pytest.mark.once
+def test_a_copy_in_float16_scales_its_loss(model):
+    for policy, scales in (("mixed_float16", True), ("float32", False)):
+        copy = model.with_dtype_policy(policy)
+        copy.compile()
+        assert isinstance(copy.optimizer, keras.optimizers.LossScaleOptimizer) == scales
+
+
 @pytest.mark.once
 def test_other_policies_and_networks_are_refused(model):
     for policy in ("bfloat16", "float64", "float31"):  # weights stay float32
         with pytest.raises(ValueError, match=policy):
             model.with_dtype_policy(policy)
+    with pytest.raises(TypeError, match="policy=None"):
+        model.with_dtype_policy(None)
     with pytest.raises(ValueError, match="the network a UNet, MLP, or another"):
         make_model().with_dtype_policy("mixed_bfloat16")

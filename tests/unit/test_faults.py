@@ -1,5 +1,6 @@
 """Wrong data and divergence raise an error that names them, and change no weight."""
 
+import warnings
 from functools import partial
 from unittest.mock import Mock
 
@@ -22,7 +23,7 @@ from tools import (
     tiny_network,
 )
 
-from keras_ddpm import DiffusionModel
+from keras_ddpm import MLP, DiffusionModel
 
 WEIGHTS = ("network", "ema", "optimizer")
 
@@ -106,6 +107,18 @@ class Batches(keras.utils.PyDataset):
         return (FLOATS[:4] if index == 0 else FLOATS[:4, :6],)
 
 
+class ImagesAndLabels(keras.utils.PyDataset):
+    def __init__(self, labels):
+        super().__init__()
+        self.labels = labels
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return FLOATS, self.labels
+
+
 def test_a_model_survives_a_step_that_raises(fresh):
     """The second one: what the first one has learnt is there."""
     model, record = fresh(), Record()
@@ -158,3 +171,69 @@ def test_wrong_arguments_are_refused():
 def test_sample_weights_without_labels_are_refused(fresh):
     with pytest.raises(ValueError, match="sample_weight was given without y"):
         fresh().fit(IMAGES, sample_weight=np.ones(len(IMAGES)), verbose=0)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
+def test_wrong_sample_weights_raise_and_change_nothing(fresh, wrong):
+    model, weights = fresh(3), np.ones(8)
+    weights[5] = wrong
+    before = states(model)
+    for act in (model.fit, model.train_on_batch, model.evaluate, model.test_on_batch):
+        with pytest.raises(ValueError, match="^sample_weight holds values from .* at least 0"):
+            act(FLOATS, LABELS, sample_weight=weights)
+    assert_same_states(before, states(model), WEIGHTS)
+
+
+def test_a_wrong_batch_is_forgotten_once_it_was_reported(fresh):
+    model = fresh(3)
+    for x, y in ((IMAGES.astype("float32"), LABELS), (IMAGES, LABELS + 9)):
+        with pytest.raises(ValueError):
+            model.test_on_batch(x, y)
+        assert np.isfinite(model.evaluate(IMAGES, LABELS, verbose=0))
+
+
+@pytest.mark.parametrize(
+    "x, warns", [(np.abs(FLOATS), True), (FLOATS, False), (IMAGES // 2 + 128, False)]
+)
+def test_float_images_without_a_negative_value_are_reported_once(fresh, x, warns):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = fresh().fit(x, batch_size=4, epochs=3, verbose=0).history
+    caught = [str(one.message) for one in caught if "no negative value" in str(one.message)]
+    assert len(caught) == warns and len(history["loss"]) == 3
+    assert all(text.startswith("x: the first float images") for text in caught)
+
+
+def test_points_without_a_negative_value_are_no_images():
+    model = make_model(network=MLP(2, 8, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(model, np.ones((8, 2), "float32"))
+
+
+@pytest.mark.once
+def test_a_fault_is_found_soon_with_many_steps_in_one_call():
+    import tensorflow as tf
+
+    seen = []
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(batch)
+    )
+    data = tf.data.Dataset.from_tensors(IMAGES.astype("float32")).repeat()
+    model = make_model(compile={"steps_per_execution": 8})
+    with pytest.raises(ValueError, match=r"epoch 1, up to batch 7\)"):
+        model.fit(data, steps_per_epoch=240, verbose=0, callbacks=[count])
+    assert seen == [7]
+
+
+@pytest.mark.parametrize("wrong", [2**32, 2**32 + 1, -(2**32), 2**40])
+def test_labels_of_64_bits_are_not_cut_to_32(fresh, wrong):
+    model, labels = fresh(3), LABELS.astype("int64")
+    labels[1] += wrong
+    before = states(model)
+    for x in (ImagesAndLabels(labels), None):
+        data = (x,) if x else (FLOATS, labels)
+        for act in (model.fit, model.evaluate):
+            with pytest.raises(ValueError, match="^labels run from .*num_classes=3: use 0 to 2"):
+                act(*data, verbose=0)
+    assert_same_states(before, states(model), WEIGHTS)

@@ -15,6 +15,7 @@ SETTINGS = {
     "options.autotune.enabled",
     "self.ema_network.trainable",
     "self.kernel.value.data",
+    "weight.trainable",
 }
 pytestmark = pytest.mark.once
 

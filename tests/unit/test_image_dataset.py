@@ -120,9 +120,20 @@ def test_wrong_arguments_are_named():
     assert_refused(make, TypeError, images=dtypes, batch_size=(2.0,), seed=(None,), epoch=(0.5,))
     images = numbered_images(4)[0], numbered_images(0), numbered_images(4) / 1.0
     assert_refused(make, ValueError, images=images, labels=(np.arange(3), 3), batch_size=(5, 0))
-    assert_refused(make, ValueError, seed=(-1,), epoch=(-1,), part=((2, 2), (0, 3)))
+    assert_refused(
+        make, ValueError, seed=(-1,), epoch=(-1,), part=((2, 2), (0, 3), (0, 0), (-1, 1))
+    )
+    assert_refused(make, TypeError, part=(3, (0,), (0, 1, 2), "01", (0.0, 1)))
+    assert_refused(make, TypeError, shuffle=("no", 1), flip=(None, 0), drop_remainder=("yes",))
     with pytest.raises(IndexError, match="batch 2 of a data set of 2"):
         make()[2]
+
+
+@once
+def test_arguments_may_be_those_of_numpy():
+    options = {"batch_size": np.int64(2), "seed": np.uint8(3), "part": [np.int64(1), np.int32(2)]}
+    dataset = ImageDataset(numbered_images(4), shuffle=np.False_, flip=np.False_, **options)
+    assert [numbers(images).tolist() for (images,) in dataset] == [[1], [3]]
 
 
 def test_fit_of_any_model_sees_the_promised_batches_and_a_resumed_fit_the_same():

@@ -120,7 +120,7 @@ def test_a_file_of_another_layout_is_an_error(tmp_path):
         ("x_train", np.zeros((12, 28, 28)), "float64.*uint8"),
         ("x_train", np.zeros((0, 28, 28), "uint8"), r"\(0, 28, 28\)"),
         ("y_train", np.zeros(11, "uint8"), r"labels of .*shape \(11,\)"),
-        ("y_train", np.zeros(12), "labels of .*float64"),
+        ("y_train", np.zeros(12), "labels of .*must hold ints"),
         ("y_train", np.full(12, 10), r"labels of .*to 10, .*\[0, 9\]"),
     ):
         save(tmp_path, "mnist", **{array: value})
@@ -135,3 +135,4 @@ def test_wrong_arguments_are_named():
     assert_refused(load_mnist, ValueError, split=("validation", "train[:50%]"), image_size=(0,))
     assert_refused(load_mnist, ValueError, channels=(2,), num_images=(0,))
     assert_refused(load_keras_dataset, ValueError, name=("kmnist.npz",))
+    assert_refused(load_keras_dataset, TypeError, name=(3, None))

@@ -1,13 +1,12 @@
 """The layers of the networks compute their formulas; fresh weights have the right distribution."""
 
-from functools import partial
-
 import keras
 import numpy as np
 import pytest
 from keras import ops
-from tools import assert_refused, random_weights, to_numpy
+from tools import random_weights, to_numpy
 
+from keras_ddpm import UNet
 from keras_ddpm.backend import compile_function
 from keras_ddpm.layers import ResidualBlock, SelfAttention, TimeEmbedding, VarianceScaling
 
@@ -78,6 +77,22 @@ def test_residual_block_is_its_formula(policy, width):
         assert np.abs(program_of(layer, training=True)(X, TIME) - found).max() > 0.1
 
 
+def test_dropout_zeroes_single_numbers_and_scales_the_others():
+    """Those of one pixel, channel and image each."""
+    layer, x = ResidualBlock(8, norm_groups=4, dropout=0.5), np.tile(X, (1, 3, 2, 1))
+    layer.build([x.shape, TIME.shape])
+    random_weights(layer)
+    kernel = np.zeros((3, 3, 8, 8), "float32")
+    kernel[1, 1] = np.eye(8)  # so that the last convolution shows what it gets
+    layer.conv_2.set_weights([kernel, np.zeros(8, "float32")])
+    dropped, whole = (program_of(layer, training)(x, TIME) - x for training in (True, False))
+    scale = dropped / whole
+    kept = scale > 1
+    np.testing.assert_allclose(scale, np.where(kept, 2, 0), atol=0.05)
+    for axis in range(4):  # neighbours are dropped independently
+        assert (np.diff(kept, axis=axis).mean()) == pytest.approx(0.5, abs=0.1)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("heads", [1, 2])
 def test_self_attention_is_its_formula(policy, heads):
@@ -118,13 +133,6 @@ def test_layers_are_saved_with_their_arguments(layer, shape):
     assert [w.shape for w in again.weights] == [w.shape for w in layer.weights]
 
 
-@pytest.mark.once
-def test_layers_name_wrong_arguments():
-    assert_refused(partial(TimeEmbedding, dim=8), ValueError, dim=[5, 2], freq_shift=[0.5])
-    with pytest.raises(ValueError, match="num_heads=3 must divide the 32 channels"):
-        SelfAttention(3).build((1, 2, 2, 32))
-
-
 @pytest.mark.parametrize("freq_shift", [0, 1])
 def test_the_time_embedding_is_sines_and_cosines(freq_shift, dtype_policy):
     dtype_policy("mixed_bfloat16")  # which has no 999
@@ -161,3 +169,31 @@ def test_fresh_weights_follow_from_the_seed():
     assert np.abs(first - second).max() > 0.1
     keras.utils.set_random_seed(5)
     np.testing.assert_array_equal(to_numpy(VarianceScaling()((4, 6))), first)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("padding, margins", [("end", (0, 1)), ("both", (1, 1))])
+def test_the_unet_is_its_layers_in_the_order_of_the_paper(padding, margins):
+    """Ho et al. (2020), appendix B, with two levels and attention at the second one."""
+    options = {"num_classes": 2, "downsample_padding": padding}
+    network = random_weights(UNet(8, 1, (8, 16), (False, True), 1, norm_groups=4, **options))
+    layer, image = network.get_layer, RNG.standard_normal((2, 8, 8, 1)).astype("float32")
+    t, label = np.int32([3, 900]), np.int32([0, 2])
+    time = ops.silu(layer("time_dense_1")(layer("time_embedding")(t)))
+    time = ops.silu(layer("time_dense_2")(time) + layer("label_embedding")(label))
+    skips = [layer("conv_in")(image)]
+    skips.append(layer("down_0_block_0")([skips[-1], time]))
+    halve = layer("down_0_halve")
+    padded = ops.pad(skips[-1], [(0, 0), margins, margins, (0, 0)])
+    skips.append(ops.conv(padded, halve.kernel, 2, "valid") + halve.bias)
+    skips.append(layer("down_1_attention_0")(layer("down_1_block_0")([skips[-1], time])))
+    x = layer("middle_attention_0")(layer("middle_block_0")([skips[-1], time]))
+    x = layer("middle_block_1")([x, time])
+    for i in range(2):
+        x = layer(f"up_1_block_{i}")([ops.concatenate([x, skips.pop()], -1), time])
+        x = layer(f"up_1_attention_{i}")(x)
+    x = layer("up_1_double")(ops.repeat(ops.repeat(x, 2, 1), 2, 2))
+    for i in range(2):
+        x = layer(f"up_0_block_{i}")([ops.concatenate([x, skips.pop()], -1), time])
+    expected = to_numpy(layer("conv_out")(ops.silu(layer("norm_out")(x))))
+    np.testing.assert_allclose(to_numpy(network([image, t, label])), expected, atol=1e-5)

@@ -9,6 +9,7 @@ from tools import assert_refused, run_python
 
 from keras_ddpm.data import ImageSet, draw_flowers, load_images
 from keras_ddpm.data.drawn_flowers import CLASS_NAMES, COLOURS, PETALS
+from keras_ddpm.data.images import fit_image
 
 pytestmark = pytest.mark.once
 CLASSES = len(CLASS_NAMES)
@@ -74,6 +75,18 @@ def test_drawn_flowers_by_name():
     assert np.abs(grey[..., 0] - pillow.astype(int)).max() <= 1
 
 
+def test_a_jpeg_is_never_decoded_at_less_than_twice_the_size_that_is_needed(tmp_path):
+    """A decoder can shrink by 2, 4 or 8, but none of these may be shrunk."""
+    for number, (side, size) in enumerate(((96, (64, 64)), (250, (64, 64)), (120, (16, 64)))):
+        path = tmp_path / f"{number}" / "a.jpg"
+        path.parent.mkdir()
+        pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), "uint8")
+        Image.fromarray(pixels).save(path, quality=95)
+        [found] = load_images(path.parent, image_size=size).images
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(found, fit_image(image, size, 3))
+
+
 def test_a_split_is_a_partition_that_follows_from_the_seed():
     for count, fraction, expected in ((2, 0.01, 1), (2, 0.99, 1), (60, 0.3, 18)):
         images = np.arange(count, dtype=np.uint8).reshape(count, 1, 1, 1)
@@ -105,6 +118,11 @@ def test_wrong_arguments_are_named():
     assert_refused(make, ValueError, labels=(np.zeros(2, int), np.zeros((60, 1), int), 0))
     assert_refused(make, TypeError, labels=(np.zeros(60),))
     assert_refused(make().split, ValueError, fraction=(0, 1, float("nan")))
+    assert_refused(functools.partial(make().split, 0.5), ValueError, seed=(-1,))
+    assert_refused(make, ValueError, class_names=(["a", "a"], []))
+    assert_refused(make, TypeError, class_names=("ab", [1], 3))
+    with pytest.raises(ValueError, match=r"^labels holds .*\[0, 1\]"):
+        make(np.full(60, 2), ("a", "b"))
     with pytest.raises(ValueError, match="a set of 1 images cannot be split"):
         make().take([0]).split(0.5)
 

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from tools import assert_refused, compiled, random_weights
+from tools import compiled, random_weights
 
 from keras_ddpm import MLP, DiffusionModel, GaussianDiffusion
 
@@ -56,9 +56,3 @@ def test_the_config_holds_the_arguments_and_gives_the_same_network():
     assert type(again) is MLP and again.get_config() == network.get_config()
     weights = [[(w.path, w.shape) for w in one.weights] for one in (network, again)]
     assert weights[0] == weights[1]
-
-
-@pytest.mark.once
-def test_wrong_arguments_are_named():
-    assert_refused(MLP, ValueError, features=(0,), width=(7, 2), num_classes=(0,))
-    assert_refused(MLP, TypeError, depth=(1.5,))

@@ -1,11 +1,15 @@
 """A model saved and loaded: by another process that trains on, with its options, and damaged."""
 
+import io
+import json
+import zipfile
+
 import keras
 import numpy as np
 import pytest
 from tools import FLOATS, LABELS, ROOT, assert_same_states, fit, make_model, run_python, states
 
-from keras_ddpm import GaussianDiffusion, load_diffusion_model
+from keras_ddpm import DiffusionModel, GaussianDiffusion, load_diffusion_model
 
 IN_ANOTHER_PROCESS = """
 import sys
@@ -60,13 +64,42 @@ def test_options_survive(tmp_path, jit_compile):
 @pytest.mark.once
 def test_damaged_files_are_refused(model, tmp_path):
     """Truncated ones, and those of other models, are tried with the sampling command."""
-    path = tmp_path / "a.keras"
+    path = tmp_path / "damaged.keras"
     model.save(path)
     whole, half = path.read_bytes(), path.stat().st_size // 2
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(parts["config.json"])
+    without = {**config, "config": {**config["config"], "diffusion": None}}
+
+    def zipped(**changes):
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            for name, content in {**parts, **changes}.items():
+                file.writestr(name, content)
+        return archive.getvalue()
+
     for content, message in (
-        (whole[:half] + b"spoiled" + whole[half + 7 :], "does not match its checksum"),
+        (zipped(**{"config.json": b"[1, 2]"}), "cannot be loaded"),
+        (zipped(**{"config.json": b"{"}), "cannot be loaded: JSONDecodeError"),
+        (zipped(**{"config.json": json.dumps(without)}), "the configuration has no diffusion"),
+        (zipped(**{"model.weights.h5": b"no HDF5"}), "damaged.keras' cannot be loaded|file signat"),
+        (whole[:half] + b"spoiled" + whole[half + 7 :], "is damaged, truncated, or no .keras file"),
         (b"PK\5\6" + bytes(18), "a zip file, but not one that Keras wrote"),
     ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             load_diffusion_model(path)
+
+
+@pytest.mark.once
+def test_a_subclass_is_loaded_and_other_names_of_files_are_refused(model, tmp_path):
+    @keras.saving.register_keras_serializable("mine")
+    class Mine(DiffusionModel):
+        pass
+
+    Mine(make_model().network, model.diffusion).save(tmp_path / "mine.keras")
+    assert type(load_diffusion_model(tmp_path / "mine.keras")) is Mine
+    for name in ("a.h5", "a", "a.weights.h5", "a.tf"):
+        with pytest.raises(ValueError, match=rf"^filepath='.*{name}' must end with .keras"):
+            model.save(tmp_path / name)

@@ -1,10 +1,7 @@
 """Nearest training images, and the share of samples that are copies."""
 
-import functools
-
 import numpy as np
 import pytest
-from tools import assert_refused
 
 from keras_ddpm.metrics import memorised_share, nearest, nearest_grid, nearest_neighbours
 from keras_ddpm.plotting import image_grid
@@ -81,11 +78,3 @@ def test_the_grid_shows_samples_beside_their_neighbours():
         rows = [np.stack([sample, *others[row]]) for sample, row in zip(samples, indices)]
         expected = image_grid(np.concatenate(rows), columns=columns)
         np.testing.assert_array_equal(nearest_grid(samples, others, indices), expected)
-
-
-def test_wrong_arguments_are_named():
-    x = pictures(2)
-    find, draw = functools.partial(nearest_neighbours, x), functools.partial(nearest_grid, x, x)
-    assert_refused(find, ValueError, training_images=(x[:0], x[:, :5]))
-    assert_refused(functools.partial(find, x), ValueError, k=(0, 3))
-    assert_refused(draw, ValueError, indices=([0, 1], [[0]], [[0.0], [1.0]]))

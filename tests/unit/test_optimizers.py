@@ -80,9 +80,3 @@ def test_training_is_that_of_keras_and_goes_on_from_a_file(tmp_path):
     loaded.draw = fixed_draw
     assert fit(fused) == fit(loaded)
     assert_same_states(states(fused), states(loaded))
-
-
-@pytest.mark.once
-def test_amsgrad_is_refused():
-    with pytest.raises(ValueError, match="amsgrad=True is not supported"):
-        FusedAdam(amsgrad=True)

@@ -94,6 +94,10 @@ def changed(file, change):
     return lambda folder: (folder / file).write_bytes(change((folder / file).read_bytes()))
 
 
+def without(part):
+    return lambda text: json.dumps({**json.loads(text), part: None}).encode()
+
+
 @pytest.mark.once
 @pytest.mark.parametrize(
     "spoil, message",
@@ -102,7 +106,14 @@ def changed(file, change):
         (changed(CONFIG, lambda text: text[:-20]), "garden' is damaged"),
         (changed(CONFIG, lambda text: text.replace(b"format_v", b"v")), "is damaged: KeyError"),
         (changed(CONFIG, lambda text: text.replace(b'version": 1', b'version": 2')), "version=2"),
+        (changed(CONFIG, lambda _: b"[1, 2]"), "garden' is damaged: TypeError"),
+        (changed(CONFIG, lambda _: b"null"), "garden' is damaged: AttributeError"),
+        (changed(CONFIG, lambda _: b"[" * 10**6), "garden' is damaged: RecursionError"),
+        (changed(CONFIG, lambda _: b"\xff\xfe"), "garden' is damaged: UnicodeDecodeError"),
+        (changed(CONFIG, without("diffusion")), "config.json cannot be read: .* no diffusion"),
+        (changed(CONFIG, without("network")), "config.json cannot be read: .* no network"),
         (changed(WEIGHTS, lambda data: data[:-20]), "garden' is damaged"),
+        (changed(WEIGHTS, lambda data: data[:-8] + b"\xff" * 8), "must be finite numbers of shape"),
         (changed(WEIGHTS, lambda _: save({"kernel": FLOATS})), "weights are in one of config.json"),
     ],
 )

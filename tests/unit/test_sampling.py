@@ -7,12 +7,22 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from tools import BACKEND, compiled, random_weights, resetting, shared_model, tiny_network, to_numpy
+from tools import (
+    BACKEND,
+    compiled,
+    make_model,
+    random_weights,
+    resetting,
+    shared_model,
+    tiny_network,
+    to_numpy,
+)
 
 from keras_ddpm import DDIM, DDPM, DPMSolverPlusPlus, GaussianDiffusion, Heun, sample
 from keras_ddpm.samplers import SAMPLERS, Trajectory, get_sampler, loop
 from keras_ddpm.samplers.loop import SamplingLoop
 from keras_ddpm.samplers.noise import SEED_DTYPE, initial_noise, step_noise, step_seeds
+from keras_ddpm.samplers.repaint import RePaint
 
 every_sampler = pytest.mark.parametrize(
     "sampler",
@@ -129,11 +139,46 @@ def test_other_labels_and_scales_compile_nothing():
 def test_only_the_latest_programs_are_kept(monkeypatch):
     monkeypatch.setattr(loop, "MAX_PROGRAMS", 2)
     sampling_loop, found = SamplingLoop(lambda x_t, t: 0.5 * x_t, GaussianDiffusion()), []
-    for num_samples in (1, 2, 2, 1, 3, 2, 1):
+    for clip in (0.1, 0.2, 0.2, 0.1, 0.3, 0.2, 0.1):
         before = sampling_loop.num_compilations
-        sampling_loop.sample(initial_noise(0, (num_samples, 2)), DDIM(steps=2), seed=0)
+        noise = initial_noise(0, (3, 2))
+        sampling_loop.sample(noise, DDIM(steps=2), seed=0, clip_denoised=clip)
         found.append(sampling_loop.num_compilations > before)
     assert found == [True, True, False, False, True, False, True]
+
+
+@pytest.mark.once
+def test_one_trace_of_tensorflow_serves_36_sizes_of_batches():
+    """TensorFlow never frees a trace."""
+    sampling_loop = make_model(3).sampling_loop
+    for count in range(1, 37):
+        labels = np.zeros(count, "int32")
+        noise = initial_noise(0, (count, 8, 8, 1))
+        sampling_loop.sample(noise, DDPM(steps=2), seed=0, conditions=(labels,))
+    assert sampling_loop.num_compilations == 1
+
+
+@compiles
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (DDIM(eta=0.2), DDIM(eta=0.7)),
+        (DPMSolverPlusPlus(eta=0.2), DPMSolverPlusPlus(eta=1.0)),
+        (Heun(max_growth=2.0), Heun(max_growth=9.0)),
+        (RePaint(resample_steps=2), RePaint(resample_steps=3, jump_length=2)),
+    ],
+)
+def test_samplers_that_differ_in_their_coefficients_share_a_program(one, other):
+    sampling_loop = SamplingLoop(lambda x_t, t: 0.5 * x_t, GaussianDiffusion())
+    noise = initial_noise(0, (2, 2))
+    given = (noise, noise > 0) if isinstance(one, RePaint) else ()
+    sampling_loop.sample(noise, replace(one, steps=4), seed=0, given=given)
+    before = sampling_loop.num_compilations
+    found = sampling_loop.sample(noise, replace(other, steps=4), seed=0, given=given)
+    assert sampling_loop.num_compilations == before
+    fresh = SamplingLoop(lambda x_t, t: 0.5 * x_t, GaussianDiffusion())
+    expected = fresh.sample(noise, replace(other, steps=4), seed=0, given=given)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_sample_follows_the_weights_of_a_network():

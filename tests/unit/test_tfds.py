@@ -19,6 +19,7 @@ class TinyFlowers(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     SHAPE, DTYPE, CLASSES = (12, 36, 3), np.uint8, ("rose", "tulip")
+    STEP = 1  # a level of 255 is this times 255, a little more in the largest range
 
     def _info(self):
         features = {"image": tfds.features.Image(shape=self.SHAPE, dtype=self.DTYPE)}
@@ -33,18 +34,24 @@ class TinyFlowers(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for i in range(count):
             image = np.zeros(self.SHAPE, self.DTYPE)
             level = 50 * (i + 1)
-            image[:, 12:24] = level if self.DTYPE == np.uint8 else 257 * level + 100
+            image[:, 12:24] = level * self.STEP + (self.STEP == 257) * 100
             yield i, {"image": image} | ({"label": i % 2} if self.CLASSES else {})
 
 
 class TinyGrey(TinyFlowers, skip_registration=True):
-    SHAPE, DTYPE, CLASSES = (12, 36, 1), np.uint16, ()
+    SHAPE, DTYPE, CLASSES, STEP = (12, 36, 1), np.uint16, (), 257
+
+
+class TinyCamera(TinyGrey, skip_registration=True):
+    """Bytes in integers of 16 bits, as some cameras write them."""
+
+    STEP = 1
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
-    for builder in (TinyFlowers, TinyGrey):
+    for builder in (TinyFlowers, TinyGrey, TinyCamera):
         builder(data_dir=folder).download_and_prepare()
     return folder
 
@@ -74,9 +81,10 @@ def test_it_is_found_by_path_version_and_environment_in_splits(data_dir, monkeyp
         load("tiny_flowers", "dev")
 
 
-def test_grey_16_bit_images_without_labels(data_dir):
+@pytest.mark.parametrize("name", ["tiny_grey", "tiny_camera"])
+def test_grey_16_bit_images_without_labels(data_dir, name):
     for channels in (1, 3):
-        image_set = load("tiny_grey", image_size=(6, 9), channels=channels, data_dir=data_dir)
+        image_set = load(name, image_size=(6, 9), channels=channels, data_dir=data_dir)
         assert image_set.images.shape == (4, 6, 9, channels)
         assert (image_set.images[:, 0, 0] == 0).all()  # this wide crop keeps some of the sides
         assert sorted(image_set.images[:, 3, 4, -1].tolist()) == [50, 100, 150, 200]

@@ -27,7 +27,7 @@ def test_the_average_follows_the_weights_with_a_warm_up(accumulated):
     """And waits with them while gradients accumulate."""
     record, steps = Record(), accumulated if accumulated > 1 else None
     optimizer = keras.optimizers.Adam(1e-2, gradient_accumulation_steps=steps)
-    model = make_model(optimizer=optimizer, ema_decay=0.3)
+    model = make_model(optimizer=optimizer, ema_decay=0.5)
     fit(model, epochs=3, callbacks=[record])
     weights, averages = record.group("network"), record.group("ema")
     expected, updates = [w.astype("float64") for w in weights[0]], 0
@@ -36,7 +36,7 @@ def test_the_average_follows_the_weights_with_a_warm_up(accumulated):
         assert moved == (batch % accumulated == 0)
         if moved:
             updates += 1
-            decay = min(0.3, (1 + updates) / (10 + updates))  # 2/11, 3/12, then 0.3
+            decay = min(0.5, 1 - (1 + updates) ** -0.75)  # 0.41, then 0.5
             expected = [decay * e + (1 - decay) * w for e, w in zip(expected, weights[batch])]
         *network, count, data_mean = averages[batch]
         assert distance(network, expected) < 1e-6
@@ -44,6 +44,25 @@ def test_the_average_follows_the_weights_with_a_warm_up(accumulated):
     assert distance(weights[-1], network) > 1e-4
     if accumulated == 1:
         np.testing.assert_allclose(data_mean, FLOATS.mean((0, 1, 2)), atol=1e-6)
+
+
+def test_compile_and_presets_go_on_with_the_average(tmp_path):
+    """A new optimizer counts from 0, but the model does not."""
+    model = make_model()
+    fit(model, epochs=30)
+    assert int(to_numpy(model.updates)) == 60
+    other = type(model).from_preset(model.save_to_preset(tmp_path / "preset", dtype="float32"))
+    random_weights(other.network, seed=9)
+    for one in (model, other):
+        one.compile(keras.optimizers.SGD(0.0))
+        before, trained = one.ema_network.get_weights(), one.network.get_weights()
+        data_mean = to_numpy(one.data_mean).copy()
+        fit(one, FLOATS, batch_size=8)
+        for old, new, weight in zip(before, one.ema_network.get_weights(), trained):
+            share = 62**-0.75  # 5 % of the way to the trained weights
+            np.testing.assert_allclose(new, old + share * (weight - old), atol=1e-6)
+        expected = data_mean + (FLOATS.mean((0, 1, 2)) - data_mean) / 61
+        np.testing.assert_allclose(to_numpy(one.data_mean), expected, atol=1e-6)
 
 
 def test_a_call_asks_the_averaged_network_and_in_training_the_other():

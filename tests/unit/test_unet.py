@@ -6,7 +6,7 @@ from itertools import combinations
 import keras
 import numpy as np
 import pytest
-from tools import assert_refused, compiled, random_weights
+from tools import compiled, random_weights
 
 from keras_ddpm import UNet
 from keras_ddpm.layers import ResidualBlock, SelfAttention
@@ -153,33 +153,3 @@ def test_the_config_holds_the_arguments_and_gives_the_same_network(options):
     weights = [[(w.path, w.shape) for w in one.weights] for one in (network, again)]
     assert weights[0] == weights[1]
     assert again.dtype_policy.name == options.get("dtype", "float32")
-
-
-@pytest.mark.once
-def test_errors_name_the_argument():
-    wrong_types = {"image_size": [8.0], "widths": [8, (8, 16.5)], "has_attention": [(0, 1)]}
-    assert_refused(small, TypeError, remat=[1], **wrong_types)
-    counts = dict.fromkeys(("channels", "num_res_blocks", "norm_groups", "num_classes"), [0])
-    heads = {"num_heads": [0, 3], "head_dim": [0, 5]}
-    others = {"norm_epsilon": [0.0], "dropout": [1.0], "freq_shift": [2], "image_size": [0, (8, 0)]}
-    assert_refused(small, ValueError, downsample_padding=["ends"], **counts, **heads, **others)
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"image_size": 9}, r"image_size=\(9, 9\) must be divisible by 2.*8 and 10"),
-        ({"image_size": (8, 7)}, r"image_size=\(8, 7\) must be .* by 2.*6 and 8"),
-        ({"widths": (8, 18)}, "divisible by norm_groups=4; 18 is not"),
-        ({"widths": (8,)}, r"widths=\(8,\) and has_attention.* 1 and 2"),
-        ({"widths": (), "has_attention": ()}, "one entry for each level"),
-        ({"widths": (1, 2), "norm_groups": 1}, r"widths\[0\]=1 must be even"),
-        ({"head_dim": 5}, "head_dim=5 must divide .* not divide 16"),
-        ({"num_heads": 2, "head_dim": 4}, "num_heads=2 and head_dim=4 exclude"),
-        ({"downsample_padding": "ends"}, "downsample_padding='ends' .* mean 'end'"),
-    ],
-)
-def test_errors_say_what_would_fit(options, message):
-    with pytest.raises(ValueError, match=message):
-        small(**options)

@@ -1,0 +1,184 @@
+"""The options of a training run: its sections, their keys, and what these may be.
+
+The sections `diffusion` and `network` are the arguments of `GaussianDiffusion` and `UNet`.
+"""
+
+import inspect
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin
+
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+
+from keras_ddpm.data import ImageDataset, load_images
+from keras_ddpm.diffusion import GaussianDiffusion
+from keras_ddpm.model import DiffusionModel
+from keras_ddpm.unet import UNet
+
+WORDS = {
+    PositiveInt: "an int of at least 1",
+    NonNegativeInt: "an int of at least 0",
+    PositiveFloat: "a number above 0",
+    int: "an int",
+    float: "a number",
+    str: "a string",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+def default(function, argument):
+    return inspect.signature(function).parameters[argument].default
+
+
+@dataclass
+class Data:
+    """The images.
+
+    Args:
+        name: "drawn_flowers", the embedded set; "mnist", "fashion_mnist" or "cifar10"; the path of
+            a folder of images; or a name of TensorFlow Datasets such as "oxford_flowers102".
+        split: which part to train on, see `load_images`; null is the training part.
+        validation_split: the part to compute val_loss on, named like split.
+        validation_fraction: instead: the share of the training images to hold out.
+        image_size: side in pixels; images are cropped centrally and resized.
+        channels: 3 for colour, 1 for grey.
+        data_dir: where to look for folders and where TFDS keeps its data sets.
+        background: what shows through transparent images: a colour name or "#rrggbb".
+        num_images: load only the first so many of a split; null is all.
+        flip: whether images are mirrored left to right at random.
+        use_labels: whether the network gets each image's class.
+    """
+
+    name: str = "drawn_flowers"
+    split: str | None = None
+    validation_split: str | None = None
+    validation_fraction: float | None = None
+    image_size: int = default(load_images, "image_size")
+    channels: int = default(load_images, "channels")
+    data_dir: str | None = None
+    background: str = default(load_images, "background")
+    num_images: int | None = None
+    flip: bool = default(ImageDataset, "flip")
+    use_labels: bool = False
+
+
+@dataclass
+class Training:
+    """The optimisation.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images a batch.
+        gradient_accumulation: batches whose gradients are averaged for one step of the optimizer.
+            Warm-up and decay count batches.
+        learning_rate: of Adam, the highest it reaches.
+        learning_rate_decay: "constant", or "cosine" down to 0 at the end of the last epoch.
+        warmup_steps: batches during which the learning rate rises from 0.
+        clipnorm: largest norm of each weight's gradient; null does not clip.
+        loss: "mse" (Ho et al.), "mae" or "huber".
+        ema_decay: decay of the averaged weights, which samples are drawn from.
+        label_dropout: share of labels hidden from the network, for classifier-free guidance.
+        min_snr_gamma: min-SNR-γ loss weights (Hang et al.; they use 5); null gives all timesteps
+            the same weight (Ho et al.).
+        remat: whether blocks are computed again for the gradient instead of kept in memory.
+        dtype_policy: precision of the network; "mixed_bfloat16" suits recent GPUs.
+        jit_compile: whether to compile with XLA or torch.compile; "auto" leaves it to Keras.
+        steps_per_execution: steps in one call of the compiled function.
+        checkpoint_every: epochs from one checkpoint to the next.
+        seed: of the initial weights, the noise and the order of the images.
+        devices: how many share each batch; "all" takes all there are. Several need JAX.
+        init_from: a .keras file, or a preset, whose averaged weights to start from (fine-tuning).
+            --init-from is short for this.
+    """
+
+    epochs: PositiveInt = 100
+    batch_size: int = default(ImageDataset, "batch_size")
+    gradient_accumulation: PositiveInt = 1
+    learning_rate: PositiveFloat = 2e-4
+    learning_rate_decay: Literal["constant", "cosine"] = "constant"
+    warmup_steps: NonNegativeInt = 0
+    clipnorm: PositiveFloat | None = None
+    loss: Literal["mse", "mae", "huber"] = "mse"
+    ema_decay: float = default(DiffusionModel, "ema_decay")
+    label_dropout: float = default(DiffusionModel, "label_dropout")
+    min_snr_gamma: float | None = default(DiffusionModel, "min_snr_gamma")
+    remat: bool = default(UNet, "remat")
+    dtype_policy: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    jit_compile: bool | Literal["auto"] = "auto"
+    steps_per_execution: PositiveInt = 1
+    checkpoint_every: PositiveInt = 1
+    seed: NonNegativeInt = 0
+    devices: PositiveInt | Literal["all"] = 1
+    init_from: str | None = None
+
+
+@dataclass
+class Sampling:
+    """The images drawn while training and at its end.
+
+    Args:
+        sampler: "ddim", "dpm_solver++", "heun" or "ddpm".
+        steps: steps of the sampler, at most diffusion.timesteps; null is at most 50.
+        spacing: which timesteps are visited: "trailing" (the default), "linspace", "leading", ….
+        num_images: images in a grid.
+        every: epochs from one grid to the next.
+        seed: of the noise, the same for each grid.
+        eta: fresh noise in DDIM and DPM-Solver++: 0 is deterministic, 1 adds as much as DDPM.
+        guidance_scale: weight of the guidance towards the classes; 1 is none.
+    """
+
+    sampler: str = "ddim"
+    steps: int | None = None
+    spacing: str | None = None
+    num_images: int = 16
+    every: int = 1
+    seed: int = 0
+    eta: float = 0.0
+    guidance_scale: float = 1.0
+
+
+@dataclass
+class Logging:
+    """What else is written of a run, besides log.csv and the pictures.
+
+    Args:
+        tensorboard: whether to write the log and the grids to tensorboard/ in the run's folder.
+        callbacks: further Keras callbacks, each a class with the arguments of its constructor, e.g.
+            "[{class_path: keras.callbacks.EarlyStopping, init_args: {monitor: loss}}]".
+    """
+
+    tensorboard: bool = False
+    callbacks: list[dict] = field(default_factory=list)
+
+
+SECTIONS = {
+    "data": Data,
+    "diffusion": GaussianDiffusion,
+    "network": UNet,
+    "training": Training,
+    "sampling": Sampling,
+    "logging": Logging,
+}
+
+
+def describe_option(section, key=None):
+    """What an option may be, in words.
+
+    >>> describe_option("training", "devices")
+    "an int of at least 1 or 'all'"
+    """
+    if section not in SECTIONS:
+        return "a string"
+    if key is None:
+        return f"keys and values; or give one as --{section}.KEY"
+    return _describe_type(inspect.signature(SECTIONS[section]).parameters[key].annotation)
+
+
+def _describe_type(kind):
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, parts))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_describe_type, parts))
+    return f"a list of {parts[0].__name__}s" if parts else WORDS[kind]
