@@ -23,8 +23,9 @@ from keras_ddpm.validation import (
     to_array,
 )
 
-# The options of `generate` that are not options of a sampler.
-GENERATING = ("labels", "guidance_scale", "clip_denoised", "batch_size", "progress")
+# The options of `generate` that are not options of a sampler, and those that are no quantities.
+ASKED = ("labels", "guidance_scale", "clip_denoised")
+GENERATING = (*ASKED, "batch_size", "progress")
 
 
 def image_to_image(model, images, strength=0.5, sampler="ddim", seed=None, **options):
@@ -221,6 +222,8 @@ def add_noise(model, batches, strength, sampler, seed, options):
     sampler = get_sampler(sampler, **options)
     plan = sampler.plan(model.diffusion)
     plan = plan[len(plan) - round(check_number("strength", strength, "[0, 1]") * len(plan)) :]
+    asked = {name: generating[name] for name in ASKED if name in generating}
+    model.check_request(None, asked.pop("labels", None), noise=batches[0], sampler=sampler, **asked)
     if not len(plan):
         return batches, {"sampler": None}
     noise, t = initial_noise(seed, batches[0].shape), np.full(len(batches[0]), plan[0], "int32")

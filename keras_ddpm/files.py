@@ -56,7 +56,9 @@ def lock_folder(folder):
     lock = FileLock(path, timeout=0, thread_local=False, is_singleton=True)
     try:
         lock.acquire()
-    except Timeout as error:
+    except OSError as error:
+        if not isinstance(error, Timeout):
+            raise OSError(f"cannot lock {str(path)!r}: {error}. Choose another folder.") from error
         raise OSError(
             f"another process trains in {str(folder)!r}. Wait for it, or choose another folder."
         ) from error

@@ -11,13 +11,13 @@ from keras_ddpm.backend import Conv2D, GroupNormalization, dot_product_attention
 from keras_ddpm.validation import check_bool, check_int, check_number
 
 
-def choose_policy(dtype):
-    """The dtype policy that an argument `dtype` names; None is Keras' global one."""
+def choose_policy(dtype, argument="dtype"):
+    """The dtype policy that an argument names; None is Keras' global one."""
     try:
         return keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)
     except (TypeError, ValueError):
         raise ValueError(
-            f"dtype={dtype!r} must be a dtype policy, such as 'float32', 'mixed_bfloat16' or "
+            f"{argument}={dtype!r} must be a dtype policy, such as 'float32', 'mixed_bfloat16' or "
             "'mixed_float16'."
         ) from None
 

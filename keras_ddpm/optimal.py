@@ -43,7 +43,7 @@ class OptimalDenoiser:
         self.data = ops.convert_to_tensor(data.reshape(len(data), -1))
         self.labels, self.num_classes = None, None
         if labels is not None:
-            labels = check_labels("labels", labels, len(data))
+            labels = check_labels("labels", check_array("labels", labels, (None,)), len(data))
             self.labels, self.num_classes = ops.convert_to_tensor(labels), int(labels.max()) + 1
             if len(np.unique(labels)) < self.num_classes:
                 raise ValueError(f"labels must hold each of 0 to {self.num_classes - 1}.")

@@ -177,7 +177,7 @@ def plot_history(csv_path, png_path):
 def _check_path(path):
     """A path for a picture, if Pillow knows its format and its folder exists."""
     path = check_path("path", path)
-    if path.suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"path={str(path)!r} must end in a format of Pillow, such as '.png'.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path={str(path)!r} is in a folder that does not exist.")

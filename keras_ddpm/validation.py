@@ -75,7 +75,7 @@ def check_path(argument, value):
     """Returns the path of a file or folder as a `pathlib.Path`."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise TypeError(f"{argument}={value!r} must be a path.")
-    return Path(value)
+    return Path(value).expanduser()
 
 
 def check_size(argument, size):
@@ -168,7 +168,8 @@ def check_labels(argument, labels, count, num_classes=None, class_names=None):
     They are ints in [0, num_classes), or names among `class_names`, or some of both.
     """
     array = to_array(argument, labels)
-    if array.dtype.kind not in "iu":
+    has_bool = isinstance(labels, list | tuple) and any(isinstance(one, bool) for one in labels)
+    if array.dtype.kind not in "iu" or has_bool:
         array = np.array(labels, object)  # before NumPy makes names of the ints beside names
         found = [_label_number(argument, label, class_names) for label in array.ravel()]
         array = np.array(found, object).reshape(array.shape)

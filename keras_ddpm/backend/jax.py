@@ -37,8 +37,13 @@ class TrainStep:
                 self.apply_gradients(gradients, batch)
             return self._collect(scope)
 
+        def restore(state):
+            kept = {id(variable) for variable in self.forward_state()}
+            pairs = zip(self.non_trainable_variables, non_trainable, state[1])
+            return state[0], [old if id(v) in kept else new for v, old, new in pairs], *state[2:]
+
         # A branch, because `where` would read and write all weights and moments once more.
-        return logs, jax.lax.cond(healthy, apply, lambda state: state, self._collect(scope))
+        return logs, jax.lax.cond(healthy, apply, restore, self._collect(scope))
 
     def step_optimizer(self, gradients):
         """Loss scaling branches, and a JAX branch may not assign: values go in and come out."""

@@ -17,12 +17,19 @@ class TrainStep:
 
     def train_step(self, data):
         batch = self.prepare_batch(data)
+        state = self.forward_state()
+        before = [tf.identity(variable.value) for variable in state]
         with tf.GradientTape() as tape:
             loss, target, output = self.denoising_loss(batch, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_variables)
         healthy = self.examine(batch, loss, gradients)
-        tf.cond(healthy, lambda: self.apply_gradients(gradients, batch), lambda: None)
+
+        def restore():
+            for variable, value in zip(state, before):
+                variable.assign(value)
+
+        tf.cond(healthy, lambda: self.apply_gradients(gradients, batch), restore)
         return self.update_metrics(batch, loss, target, output)
 
     def step_optimizer(self, gradients):

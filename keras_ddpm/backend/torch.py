@@ -12,6 +12,8 @@ class TrainStep:
     def train_step(self, data):
         batch = self.prepare_batch(data)
         self.zero_grad()
+        state = [variable.value for variable in self.forward_state()]
+        before = [value.clone() for value in state]
         loss, target, output = self.denoising_loss(batch, training=True)
         self.optimizer.scale_loss(loss).backward()
         gradients = [v.value.grad for v in self.trainable_variables]
@@ -19,6 +21,9 @@ class TrainStep:
         with torch.no_grad():
             if self.examine(batch, loss, gradients):
                 self.apply_gradients(gradients, batch)
+            else:
+                for value, old in zip(state, before):
+                    value.copy_(old)
             return self.update_metrics(batch, loss, target, output)
 
     def step_optimizer(self, gradients):

@@ -50,7 +50,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.epochs_done, self.is_saved = None, False
         if is_chief():
             self.lock = lock_folder(make_writable(self.directory))
-            for partial in self.directory.glob(f"{PARTIAL_PREFIX}*"):
+            for partial in self.directory.glob(f"{PARTIAL_PREFIX}*.keras"):
                 partial.unlink()  # a run was killed while it wrote this
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -105,7 +105,7 @@ def latest_checkpoint(directory):
 
     A damaged one is passed over with a warning; a ValueError if all are damaged.
     """
-    damaged = []
+    damaged, directory = [], check_path("directory", directory)
     for path, epochs_done in reversed(list_checkpoints(directory)):
         if not is_damaged(path):
             if damaged:

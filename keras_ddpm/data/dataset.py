@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_ddpm.data.images import ImageSet
-from keras_ddpm.validation import check_bool, check_images, check_int, check_labels
+from keras_ddpm.validation import check_bool, check_images, check_int, check_labels, to_array
 
 
 class ImageDataset(keras.utils.PyDataset):
@@ -53,7 +53,7 @@ class ImageDataset(keras.utils.PyDataset):
         self.images = check_images("images", images)
         self.labels = None
         if labels is not None:
-            if np.ndim(labels) == 0:
+            if to_array("labels", labels).ndim == 0:
                 raise ValueError(f"labels={labels!r} must be one for each image.")
             self.labels = check_labels("labels", labels, len(self.images))
         self.batch_size = check_int("batch_size", batch_size)

@@ -11,6 +11,7 @@ from keras_ddpm.validation import (
     check_labels,
     check_number,
     check_size,
+    to_array,
 )
 
 BITS_PER_SAMPLE = 258  # a tag of TIFF
@@ -42,7 +43,7 @@ class ImageSet:
             names = check_class_names("class_names", self.class_names)
             object.__setattr__(self, "class_names", names)
         if self.labels is not None:
-            if np.ndim(self.labels) != 1:
+            if to_array("labels", self.labels).ndim != 1:
                 raise ValueError(f"labels must be ({len(images)},), not {self.labels!r}.")
             count = None if self.class_names is None else len(self.class_names)
             labels = check_labels("labels", self.labels, len(images), count, self.class_names)
@@ -120,7 +121,7 @@ def fit_image(image, size, channels, background=(255, 255, 255), bits=None):
         raise ValueError("floating-point pixels have no known range")
     if image.mode.startswith("I"):  # grey of 16 or 32 bits, which Pillow would cut off at 255
         image = Image.fromarray(to_8_bits(np.asarray(image), bits))
-    elif bits == 16 and 0 < image.convert("L").getextrema()[1] < 16:
+    elif bits == 16 and image.convert("L").getextrema()[1] < 16:
         # Pillow keeps the upper 8 bits of such colours.
         raise ValueError("colours of 16 bits that use 12 of them or less would come out black")
     if image.has_transparency_data:

@@ -91,6 +91,7 @@ def to_diffusers(model, folder):
     ```
     """
     network = check_instance("model", model, DiffusionModel).ema_network
+    model.check_layout()
     check_path("folder", folder)
     configs = {
         f"unet/{CONFIG}": unet.config_of(network),

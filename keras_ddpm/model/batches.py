@@ -9,7 +9,6 @@ from keras import ops
 
 from keras_ddpm.devices import process
 from keras_ddpm.model import faults
-from keras_ddpm.validation import check_int
 
 KERAS_BATCH_SIZE = 32  # where none is given
 GIVE = (
@@ -60,10 +59,6 @@ def check_label_array(y, num_classes):
     if isinstance(y, np.ndarray) and y.dtype.kind in "iu" and y.size and num_classes is not None:
         if y.min() < 0 or y.max() >= num_classes:
             raise faults.label_error(y.min(), y.max(), "in the data", num_classes)
-
-
-def check_batch_size(batch_size):
-    return None if batch_size is None else check_int("batch_size", batch_size)
 
 
 def data_to_float(x, sample_shape):

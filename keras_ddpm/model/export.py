@@ -105,6 +105,7 @@ class Export:
 
     def _exportable(self, format, formats, filepath):
         """The averaged network, in float32 for ONNX, if this backend can write this format."""
+        self.check_layout()
         backends = formats[check_choice("format", format, formats)]
         backend = keras.backend.backend()
         if backend not in backends:

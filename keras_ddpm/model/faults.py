@@ -4,6 +4,7 @@ A compiled step cannot raise. It writes a code and two numbers into a small vari
 weight from then on, so that it is enough to read this variable after every 50 batches.
 """
 
+import traceback
 import warnings
 
 import keras
@@ -127,7 +128,10 @@ def check_weights(model, when):
 
 def raise_memory_error(error, sizes):
     """Raises a MemoryError with advice, if a backend's error in training says so."""
-    if any(sign in str(error) for sign in OUT_OF_MEMORY) and not isinstance(error, MemoryError):
+    # A callback's own error is none of the training's.
+    names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    is_ours = not isinstance(error, MemoryError) and not any(n.startswith("on_") for n in names)
+    if is_ours and any(sign in str(error) for sign in OUT_OF_MEMORY):
         raise MemoryError(
             f"out of memory in training with batches of {sizes or 'unknown size'}: use a smaller "
             f"batch_size, smaller images, or UNet(remat=True) ({str(error).splitlines()[0]})."

@@ -69,7 +69,13 @@ class Generation:
         count = len(request["noise"])
         if not isinstance(given, tuple | list) or any(np.shape(a)[:1] != (count,) for a in given):
             raise ValueError(f"given must be a tuple of arrays ({count}, ...).")
-        return self.sampling_loop.sample(**request, given=given, progress=progress)
+        request["sampler"].check_given(given, request["noise"].shape)
+        found = self.sampling_loop.sample(**request, given=given, progress=progress)
+        if not np.isfinite(found[0] if request["frames"] else found).all():
+            raise FloatingPointError(
+                "the samples are NaN or infinite: the weights are, or clip_denoised=True is needed."
+            )
+        return found
 
     def watch(self, num_images=None, labels=None, frames=True, **options):
         """As `generate`, but a generator that yields while it samples. All images are one batch.
@@ -86,6 +92,7 @@ class Generation:
         ```
         """
         request = self.check_request(num_images, labels, **options)
+        request["sampler"].check_given((), request["noise"].shape)
         frames = choose_frames("frames", frames, len(request["sampler"].plan(self.diffusion)))
         return self.sampling_loop.watch(**request, frames=frames)
 

@@ -7,11 +7,13 @@ from keras_ddpm.backend import TrainStep, network_function
 from keras_ddpm.devices import check_batches
 from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.model import faults
-from keras_ddpm.model.batches import batch_sizes, check_arrays, check_batch_size
+from keras_ddpm.model.batches import batch_sizes, check_arrays
 from keras_ddpm.model.export import Export
 from keras_ddpm.model.generation import Generation
-from keras_ddpm.model.saving import NO_OTHER_WEIGHTS, Saving, copy_network
+from keras_ddpm.model.options import check_compile_options, check_fit_options
+from keras_ddpm.model.saving import Saving, copy_network
 from keras_ddpm.model.training import Training
+from keras_ddpm.model.weights import Weights, check_network
 from keras_ddpm.schedules import min_snr_weights
 from keras_ddpm.validation import check_class_names, check_instance, check_int, check_number
 
@@ -19,7 +21,7 @@ VALIDATION_SEED = 2020  # any fixed number: each evaluation then draws the same 
 
 
 @keras.saving.register_keras_serializable("keras_ddpm")
-class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Model):
+class DiffusionModel(TrainStep, Training, Weights, Generation, Saving, Export, keras.Model):
     """Trains a denoiser with `fit`, and samples from its averaged weights with `generate`.
 
     `fit` and `evaluate` take images, or (images, labels), from NumPy, tf.data, a PyDataset or a
@@ -70,8 +72,8 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
         self.ema_decay = check_number("ema_decay", ema_decay, "[0, 1)")
         self.label_dropout = check_number("label_dropout", label_dropout, "[0, 1)")
         self.ema_network = copy_network(network)
-        self._freeze_average()
-        self._layout = self._describe_weights()
+        self.freeze_average()
+        self.layout = self.describe_weights()
 
         self.sample_shape = tuple(network.inputs[0].shape[1:])
         self.is_image = len(self.sample_shape) == 3
@@ -118,12 +120,10 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
     def compile(self, optimizer="adam", loss="mse", jit_compile="auto", **kwargs):
         """As `keras.Model.compile`; the loss compares the network's output with its target."""
         check_batches([])
-        self._check_weights()
-        for name, value in {"optimizer": optimizer, "loss": loss}.items():
-            if value is None:
-                raise ValueError(f"{name}=None: training needs one.")
+        self.check_weights()
+        check_compile_options(optimizer, loss, jit_compile, **kwargs)
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
-        self._compiled_for = {id(weight) for weight in self.trainable_variables}
+        self.compiled_for = {id(weight) for weight in self.trainable_variables}
         self.requested_jit_compile = jit_compile
         # Keras would build these with the first batch, by calling the model on raw images.
         example = ops.zeros((1, *self.sample_shape))
@@ -131,55 +131,6 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
         self.compute_metrics(None, example, example)
         self.reset_metrics()
         self.optimizer.build(self.trainable_variables)
-
-    @property
-    def trainable(self):
-        """Whether the network is trained. The averaged network never is."""
-        return super().trainable
-
-    @trainable.setter
-    def trainable(self, value):
-        keras.Model.trainable.fset(self, value)
-        self._freeze_average()
-
-    def _freeze_average(self):
-        # Keras passes over a network that is frozen already, and so over layers that are not.
-        self.ema_network.trainable = True
-        self.ema_network.trainable = False
-
-    def quantize(self, mode=None, **kwargs):
-        """Not supported."""
-        raise ValueError(f"mode={mode!r}: {NO_OTHER_WEIGHTS}")
-
-    def check_layout(self):
-        """Refuses a model some of whose layers have got other weights since it was made."""
-        if self._describe_weights() != self._layout:
-            raise ValueError(f"the network has other weights than before: {NO_OTHER_WEIGHTS}")
-
-    def _describe_weights(self):
-        weights = [*self.network.weights, *self.ema_network.weights]
-        return str([(weight.path, weight.shape, weight.dtype) for weight in weights])
-
-    def _check_weights(self):
-        """Refuses what cannot be trained, before the first step."""
-        self.check_layout()
-        weights = self.trainable_variables
-        if not weights:
-            raise ValueError(
-                f"the network {self.network.name!r} has no trainable weights: set `trainable = "
-                "True` for some of its layers."
-            )
-        for weight in weights:
-            if weight.dtype in ("bfloat16", "float16"):
-                raise ValueError(
-                    f"the weight {weight.path!r} is {weight.dtype}, too coarse for training. Build "
-                    f'the network with dtype="mixed_{weight.dtype}", which has float32 weights.'
-                )
-        if self.compiled and {id(weight) for weight in weights} != self._compiled_for:
-            raise ValueError(
-                "layers have been frozen or released since `compile`: call it again, because the "
-                "optimizer was made for the weights that were trainable then."
-            )
 
     def fit(
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
@@ -195,9 +146,10 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
                 are then those before that step.
             MemoryError: when memory runs out in training.
         """
-        self._check_weights()
+        self.check_compiled()
+        check_fit_options(epochs=epochs, batch_size=batch_size, y=y, **kwargs)
         check_arrays(x, y, kwargs.get("sample_weight"), self.num_classes)
-        batch_size, epochs = check_batch_size(batch_size), check_int("epochs", epochs)
+        batch_size = batch_size and int(batch_size)
         self.fault.assign(ops.zeros((3,)))
         callbacks = [faults.StopOnFault(), *keras.tree.flatten(callbacks or [])]
         if isinstance(x, keras.utils.PyDataset):
@@ -218,7 +170,7 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
 
     def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
         """As `keras.Model.train_on_batch`, with the errors of `fit`."""
-        self._check_weights()
+        self.check_compiled()
         check_arrays(x, y, sample_weight, self.num_classes)
         self.fault.assign(ops.zeros((3,)))
         result = super().train_on_batch(x, y, sample_weight, *args, **kwargs)
@@ -227,6 +179,7 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
 
     def test_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
         """As `keras.Model.test_on_batch`, with the errors of `evaluate`."""
+        self.check_layout()
         check_arrays(x, y, sample_weight, self.num_classes)
         self.fault.assign(ops.zeros((3,)))
         result = super().test_on_batch(x, y, sample_weight, *args, **kwargs)
@@ -236,10 +189,12 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
     def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
         """As `keras.Model.evaluate`: the loss of the averaged weights, with the same noise each
         time."""
+        self.check_layout()
         if not self.compiled:
             raise ValueError("`evaluate` needs a loss: call `compile` before.")
+        check_fit_options(batch_size=batch_size, y=y, **kwargs)
         check_arrays(x, y, kwargs.get("sample_weight"), self.num_classes)
-        batch_size = check_batch_size(batch_size)
+        batch_size = batch_size and int(batch_size)
         check_batches(batch_sizes(x, batch_size))
         faults.raise_fault(self, "in training")  # of the epoch that this validation ends
         state = self.validation_seeds.state
@@ -247,25 +202,3 @@ class DiffusionModel(TrainStep, Training, Generation, Saving, Export, keras.Mode
         result = super().evaluate(x, y, batch_size, *args, **kwargs)
         faults.raise_fault(self, "in the evaluation data")
         return result
-
-
-def check_network(network):
-    """Refuses a network that is no function from [x_t, t] or [x_t, t, label] to one like x_t."""
-    inputs = getattr(network, "inputs", None) or ()
-    if not isinstance(network, keras.Model) or len(inputs) not in (2, 3):
-        raise ValueError(
-            f"network={network!r} must be a functional keras.Model with the inputs [x_t, t] or "
-            "[x_t, t, label], such as a UNet."
-        )
-    shapes = [tuple(tensor.shape) for tensor in network.outputs]
-    if shapes != [tuple(inputs[0].shape)]:
-        raise ValueError(
-            f"network={network.name!r} has outputs of shapes {shapes}, but needs one like its "
-            f"first input, {tuple(inputs[0].shape)}."
-        )
-    names = [layer.name for layer in network.layers]
-    if len(inputs) == 3 and "label_embedding" not in names:
-        raise ValueError(
-            f"network={network.name!r} takes labels, but has no Embedding layer named "
-            '"label_embedding".'
-        )

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_ddpm.devices import alone
+from keras_ddpm.layers import choose_policy
 from keras_ddpm.presets import STATES, read_preset, write_preset
 
 NO_OTHER_WEIGHTS = (
@@ -117,7 +118,9 @@ class Saving:
             config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
             if config[part] is None:
                 raise ValueError(f"the configuration has no {part}.")
-        frozen = set(config.pop("frozen", ()))
+        frozen = config.pop("frozen", [])
+        if not isinstance(frozen, list) or not all(isinstance(path, str) for path in frozen):
+            raise ValueError(f"frozen={frozen!r} must be a list of paths of weights.")
         model = cls(**config)
         for weight in model.network.weights:
             weight.trainable = weight.trainable and weight.path not in frozen
@@ -147,7 +150,7 @@ def copy_network(network, policy=None):
     """A copy of a network with the same weights, optionally under another dtype policy."""
     config = network.get_config()
     if policy is not None:
-        policy = keras.dtype_policies.get(policy)
+        policy = choose_policy(policy, "policy")
         if policy.variable_dtype != "float32" or "dtype" not in config:
             raise ValueError(
                 f"policy={policy.name!r} must be 'float32', 'mixed_bfloat16' or 'mixed_float16', "

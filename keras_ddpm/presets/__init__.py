@@ -98,12 +98,16 @@ def read_preset(model_class, preset):
                 f"{CONFIG} and {WEIGHTS} only, such as {difference[0]!r}."
             )
         for name, variable in variables.items():
-            if weights[name].shape != tuple(variable.shape) or not np.isfinite(weights[name]).all():
+            value, kind = weights[name], "i" if name == "updates" else "f"
+            with np.errstate(over="ignore"):
+                fits = np.isfinite(value.astype("float32")).all() and (kind == "f" or value >= 0)
+            if value.dtype.kind != kind or value.shape != tuple(variable.shape) or not fits:
                 raise ValueError(
-                    f"preset {str(folder)!r} is damaged: {name!r} of shape {weights[name].shape} "
-                    f"must be finite numbers of shape {tuple(variable.shape)}."
+                    f"preset {str(folder)!r} is damaged: {name!r} of shape {value.shape} and dtype "
+                    f"{value.dtype} must be finite {'ints' if kind == 'i' else 'floats'} of shape "
+                    f"{tuple(variable.shape)}."
                 )
-            variable.assign(weights[name])
+            variable.assign(value)
     return model
 
 

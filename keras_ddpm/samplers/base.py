@@ -77,6 +77,11 @@ class Sampler:
         """
         return replace(self, steps=None, spacing=None, timesteps=None, **defaults)
 
+    def check_given(self, given, shape):
+        """Refuses wrong `StepInputs.given` for x_t of this shape. A sampler that needs some
+        defines it.
+        """
+
     def step(self, denoise, x_t, c, inputs):
         """x at the next timestep, and the x̂₀ that was predicted from x_t.
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_ddpm.samplers.ddpm import DDPM, posterior
-from keras_ddpm.validation import check_int
+from keras_ddpm.validation import check_array, check_int
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,13 @@ class RePaint(DDPM):
         plan, jump = super().plan(diffusion), self.jump_length
         blocks = [plan[i : i + jump] for i in range(0, len(plan), jump)]
         return np.concatenate([np.tile(block, self.resample_steps) for block in blocks])
+
+    def check_given(self, given, shape):
+        if len(given) != 2:
+            raise ValueError(f"given has {len(given)} arrays, but must be images and a mask.")
+        check_array("given[0]", given[0], shape)
+        if np.asarray(given[1]).dtype != bool or given[1].shape != (*shape[:-1], 1):
+            raise ValueError(f"given[1] must be bools {(*shape[:-1], 1)}: True keeps a pixel.")
 
     def without_coefficients(self):
         return super().without_coefficients(resample_steps=1, jump_length=1)

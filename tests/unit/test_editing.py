@@ -216,3 +216,27 @@ def test_labels_and_guidance_reach_the_network_and_wrong_ones_are_named(edit):
     argument = "first" if edit is EDITS["interpolate"] else "images"
     with pytest.raises(ValueError, match=f"^{argument} has shape"):
         edit(model, THREE[:, 1:])
+
+
+@pytest.mark.once
+def test_what_is_given_to_repaint_is_checked():
+    model, images = shared_model(), np.zeros((2, 8, 8, 1), "float32")
+    run = functools.partial(model.generate, 2, sampler=RePaint(2))
+    for given, message in (
+        ((), "given has 0 arrays"),
+        ((images,), "given has 1 arrays"),
+        ((images[:, :4], images > 0), r"given\[0\] has shape"),
+        ((images, images), r"given\[1\] must be bools \(2, 8, 8, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(given=given)
+    with pytest.raises(ValueError, match="given has 0 arrays"):
+        model.watch(2, sampler=RePaint(2))
+
+
+@pytest.mark.once
+def test_options_are_checked_also_where_nothing_is_drawn():
+    model, images = shared_model(3), np.zeros((2, 8, 8, 1), "float32")
+    for options in ({"labels": 9}, {"labels": 0, "guidance_scale": -1.0}):
+        with pytest.raises(ValueError, match="labels|guidance_scale"):
+            image_to_image(model, images, strength=0, **options)

@@ -21,6 +21,7 @@ from tools import (
     resetting,
     states,
     tiny_network,
+    to_numpy,
 )
 
 from keras_ddpm import MLP, DiffusionModel
@@ -237,3 +238,73 @@ def test_labels_of_64_bits_are_not_cut_to_32(fresh, wrong):
             with pytest.raises(ValueError, match="^labels run from .*num_classes=3: use 0 to 2"):
                 act(*data, verbose=0)
     assert_same_states(before, states(model), WEIGHTS)
+
+
+def test_a_wrong_batch_leaves_the_means_of_batch_normalization_as_they_are():
+    x_t, t = keras.Input((8, 8, 1), name="x_t"), keras.Input((), dtype="int32", name="t")
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, padding="same")(x_t))
+    network = keras.Model([x_t, t], keras.layers.Conv2D(1, 3, padding="same")(x))
+    model = make_model(network=network)
+    fit(model)
+    before = states(model)
+    for wrong in (FLOATS * np.nan, FLOATS * 3):
+        with pytest.raises(ValueError, match="No weight was changed"):
+            fit(model, wrong)
+        assert_same_states(before, states(model), WEIGHTS)
+    fit(model)
+    means = [v.path for v in network.non_trainable_variables if "moving" in v.path]
+    assert (
+        len(means) == 2
+        and distance(
+            *[
+                [v for k, v in state.items() if k.startswith("network")]
+                for state in (before, states(model))
+            ]
+        )
+        > 0
+    )
+
+
+def test_samples_of_weights_that_are_not_finite_are_refused(fresh):
+    model = fresh()
+    model.ema_network.weights[0].assign(to_numpy(model.ema_network.weights[0]) * np.nan)
+    with pytest.raises(FloatingPointError, match="the samples are NaN or infinite"):
+        model.generate(2, steps=2)
+
+
+@pytest.mark.once
+def test_an_error_of_a_callback_is_left_as_it_is(fresh):
+    class Broken(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise RuntimeError("out of memory in a plot")
+
+    with pytest.raises(RuntimeError, match="^out of memory in a plot$"):
+        fit(fresh(), callbacks=[Broken()])
+
+
+@pytest.mark.once
+def test_wrong_options_of_compile_fit_and_evaluate_are_named(fresh):
+    model = fresh(3)
+    data = {"x": FLOATS, "y": LABELS, "verbose": 0}
+    counts = (0, -1)
+    wrong = {
+        "epochs": counts,
+        "batch_size": counts,
+        "validation_batch_size": counts,
+        "steps_per_epoch": counts,
+        "validation_steps": counts,
+        "initial_epoch": (-1,),
+        "validation_split": (1.5, -0.5, np.nan),
+        "validation_freq": (0, [1, -1]),
+    }
+    assert_refused(partial(model.fit, **data), ValueError, **wrong)
+    types = {name: ("a", 2.5) for name in wrong if name != "validation_split"}
+    types |= {"validation_split": ("a",), "class_weight": ([1.0, 2.0], "balanced")}
+    assert_refused(partial(model.fit, **data), TypeError, **types)
+    assert_refused(partial(model.evaluate, **data), ValueError, steps=counts, batch_size=counts)
+    with pytest.raises(ValueError, match="class_weight needs y"):
+        model.fit(FLOATS, class_weight={0: 1.0})
+    compiling = {"optimizer": (None,), "loss": (None,), "steps_per_execution": counts}
+    assert_refused(model.compile, ValueError, **compiling)
+    types = {"jit_compile": ("yes", None), "steps_per_execution": ("auto", 2.5), "loss": ({},)}
+    assert_refused(model.compile, TypeError, **types)

@@ -15,6 +15,7 @@ from tools import (
 )
 
 from keras_ddpm import MLP, DiffusionModel
+from keras_ddpm.diffusers import to_diffusers
 
 POINTS = FLOATS.reshape(-1, 2)[:8]
 
@@ -79,13 +80,34 @@ def test_freezing_after_compile_is_refused_before_the_first_step():
     assert_same_states(states(model), before)
 
 
+def test_layers_are_frozen_and_released_again_with_a_compile_each():
+    model = make_model()
+    fit(model)
+    layer = model.network.layers[-1]
+    for trainable in (False, True):
+        layer.trainable = trainable
+        model.compile(keras.optimizers.Adam(1e-2))
+        trained, _ = moved(model)
+        assert (layer.kernel.path in trained) is trainable and len(trained) > 2
+
+
 def test_the_averaged_network_stays_frozen():
     model = make_model()
     model.trainable = False
     model.trainable = True
+    model.ema_network.trainable = True
+    model.compile(keras.optimizers.Adam(1e-2))
     assert not model.ema_network.trainable_weights
     assert len(model.trainable_variables) == len(model.network.weights)
     assert np.isfinite(fit(model)).all()
+
+
+def test_a_weight_that_is_not_of_the_network_is_refused():
+    model = make_model()
+    model.extra = keras.layers.Dense(3)
+    model.extra.build((None, 2))
+    with pytest.raises(ValueError, match="'dense.*kernel' is not one of the network"):
+        model.compile()
 
 
 @pytest.mark.once
@@ -108,6 +130,9 @@ def test_enable_lora_and_quantize_are_refused(tmp_path):
             lambda model: model.generate(1, steps=1),
             lambda model: model.save(tmp_path / "model.keras"),
             lambda model: model.save_to_preset(tmp_path / "preset"),
+            lambda model: model.evaluate(POINTS),
+            lambda model: to_diffusers(model, tmp_path / "diffusers"),
+            lambda model: model.export(tmp_path / "exported"),
         ):
             with pytest.raises(ValueError, match=f"the network has other .*{message}"):
                 act(model)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 from tools import FLOATS, fit, make_model, random_weights, tiny_network, to_numpy
 
 from keras_ddpm import DiffusionModel, GaussianDiffusion, UNet, list_presets, presets
@@ -94,8 +94,12 @@ def changed(file, change):
     return lambda folder: (folder / file).write_bytes(change((folder / file).read_bytes()))
 
 
-def without(part):
-    return lambda text: json.dumps({**json.loads(text), part: None}).encode()
+def with_part(part, value):
+    return lambda text: json.dumps({**json.loads(text), part: value}).encode()
+
+
+def with_weight(name, value):
+    return changed(WEIGHTS, lambda data: save({**load(data), name: value}))
 
 
 @pytest.mark.once
@@ -110,10 +114,18 @@ def without(part):
         (changed(CONFIG, lambda _: b"null"), "garden' is damaged: AttributeError"),
         (changed(CONFIG, lambda _: b"[" * 10**6), "garden' is damaged: RecursionError"),
         (changed(CONFIG, lambda _: b"\xff\xfe"), "garden' is damaged: UnicodeDecodeError"),
-        (changed(CONFIG, without("diffusion")), "config.json cannot be read: .* no diffusion"),
-        (changed(CONFIG, without("network")), "config.json cannot be read: .* no network"),
+        (
+            changed(CONFIG, with_part("diffusion", None)),
+            "config.json cannot be read: .* no diffusion",
+        ),
+        (changed(CONFIG, with_part("network", None)), "config.json cannot be read: .* no network"),
+        (changed(CONFIG, with_part("frozen", "x")), "frozen='x' must be a list of paths"),
+        (with_weight("updates", np.array(-5)), "'updates' .* must be finite ints"),
+        (with_weight("updates", np.array(2.5)), "'updates' .* must be finite ints"),
+        (with_weight("data_mean", np.array([1e300])), "'data_mean' .* must be finite floats"),
+        (with_weight("data_mean", np.array([3])), "'data_mean' .* must be finite floats"),
         (changed(WEIGHTS, lambda data: data[:-20]), "garden' is damaged"),
-        (changed(WEIGHTS, lambda data: data[:-8] + b"\xff" * 8), "must be finite numbers of shape"),
+        (changed(WEIGHTS, lambda data: data[:-8] + b"\xff" * 8), "must be finite (ints|floats)"),
         (changed(WEIGHTS, lambda _: save({"kernel": FLOATS})), "weights are in one of config.json"),
     ],
 )
