@@ -123,14 +123,13 @@ class DiffusionModel(TrainStep, Training, Weights, Generation, Saving, Export, k
         self.check_weights()
         check_compile_options(optimizer, loss, jit_compile, **kwargs)
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
-        self.compiled_for = {id(weight) for weight in self.trainable_variables}
         self.requested_jit_compile = jit_compile
         # Keras would build these with the first batch, by calling the model on raw images.
         example = ops.zeros((1, *self.sample_shape))
         self.compute_loss(y=example, y_pred=example)
         self.compute_metrics(None, example, example)
         self.reset_metrics()
-        self.optimizer.build(self.trainable_variables)
+        self.build_optimizer()
 
     def fit(
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs

@@ -1,6 +1,7 @@
 """Which weights are trained, and what may not happen to them."""
 
 import keras
+from keras import ops
 
 from keras_ddpm.model.saving import NO_OTHER_WEIGHTS
 
@@ -59,14 +60,26 @@ class Weights:
                 )
 
     def check_compiled(self):
-        """Refuses to train other weights than `compile` made the optimizer for."""
+        """Refuses to train other weights than the optimizer was made for.
+
+        Before its first step another one takes its place, with which nothing is lost.
+        """
         self.check_weights()
         weights = {id(weight) for weight in self.trainable_variables}
-        if self.compiled and weights != self.compiled_for:
+        if not self.compiled or weights == self.compiled_for:
+            return
+        if int(ops.convert_to_numpy(self.optimizer.iterations)):
             raise ValueError(
-                "layers have been frozen or released since `compile`: call it again, because the "
-                "optimizer was made for the weights that were trainable then."
+                "layers have been frozen or released since the first step: call `compile` again, "
+                "because the optimizer was made for the weights that were trainable then."
             )
+        self.optimizer = type(self.optimizer).from_config(self.optimizer.get_config())
+        self.build_optimizer()
+        self.make_train_function(force=True)
+
+    def build_optimizer(self):
+        self.optimizer.build(self.trainable_variables)
+        self.compiled_for = {id(weight) for weight in self.trainable_variables}
 
     def forward_state(self):
         """What the forward pass itself changes, such as the means of BatchNormalization."""

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from tools import (
+    BACKEND,
     FLOATS,
     assert_same_states,
     fit,
@@ -62,12 +63,23 @@ def test_frozen_layers_are_still_frozen_in_a_file_and_in_a_copy(tmp_path):
     assert {w.path for w in copy.network.weights if not w.trainable} == frozen
 
 
-def test_freezing_after_compile_is_refused_before_the_first_step():
+@pytest.mark.parametrize("steps_per_execution", [1, 2] if BACKEND != "torch" else [1])
+def test_layers_may_be_released_between_compile_and_the_first_step(steps_per_execution):
+    model = make_model(compile={"steps_per_execution": steps_per_execution})
+    model.network.trainable = False
+    layer = model.network.layers[-1]
+    layer.trainable = True
+    trained, averaged = moved(model)
+    assert trained == averaged == {weight.path for weight in layer.weights}
+
+
+def test_freezing_after_the_first_step_needs_another_compile():
     model = make_model()
+    fit(model)
     before = states(model)
     model.network.layers[-1].trainable = False
     for train in (fit, lambda model: model.train_on_batch(FLOATS)):
-        with pytest.raises(ValueError, match="frozen or released since `compile`: call it again"):
+        with pytest.raises(ValueError, match="since the first step: call `compile` again"):
             train(model)
         model.trainable = False
         with pytest.raises(ValueError, match="has no trainable weights: set `trainable = T"):
