@@ -10,8 +10,10 @@ network, reports nothing to anybody, and by default only this computer can open 
 
 try:
     from keras_ddpm.cli.app import app
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}. Run: pip install -r requirements.txt") from None
 except ImportError as error:
-    raise SystemExit(f"error: {error} (README.md says how to install)") from None
+    raise SystemExit(f"error: {error}") from None
 
 if __name__ == "__main__":
     app(__doc__)

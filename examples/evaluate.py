@@ -18,8 +18,10 @@ sampler, choose another folder.
 
 try:
     from keras_ddpm.cli.evaluate import evaluate
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}. Run: pip install -r requirements.txt") from None
 except ImportError as error:
-    raise SystemExit(f"error: {error} (README.md says how to install)") from None
+    raise SystemExit(f"error: {error}") from None
 
 if __name__ == "__main__":
     evaluate(__doc__)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 try:
     from keras_ddpm.cli.train import train
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}. Run: pip install -r requirements.txt") from None
 except ImportError as error:
-    raise SystemExit(f"error: {error} (README.md says how to install)") from None
+    raise SystemExit(f"error: {error}") from None
 
 if __name__ == "__main__":
     train(Path(__file__).parent / "configs" / "mnist.yaml", __doc__)

@@ -12,8 +12,10 @@ three, small images are enlarged.
 
 try:
     from keras_ddpm.cli.sample import sample
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}. Run: pip install -r requirements.txt") from None
 except ImportError as error:
-    raise SystemExit(f"error: {error} (README.md says how to install)") from None
+    raise SystemExit(f"error: {error}") from None
 
 if __name__ == "__main__":
     sample(__doc__)

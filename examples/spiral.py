@@ -16,8 +16,10 @@ import math
 
 try:
     import keras_ddpm  # noqa: F401
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}. Run: pip install -r requirements.txt") from None
 except ImportError as error:
-    raise SystemExit(f"error: {error} (README.md says how to install)") from None
+    raise SystemExit(f"error: {error}") from None
 import keras
 import numpy as np
 from keras import ops

@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 
 from keras_ddpm.devices import is_chief
-from keras_ddpm.files import PARTIAL_PREFIX, atomic_write, is_damaged, lock_folder, make_writable
+from keras_ddpm.files import PARTIAL_PREFIX, is_damaged, lock_folder, make_writable
 from keras_ddpm.validation import check_int, check_path
 
 NAME = "epoch_{:04d}.keras"
@@ -74,9 +74,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.is_saved = True
         if not is_chief():
             return
-        with atomic_write(self.directory / NAME.format(self.epochs_done)) as partial:
-            # `self.model`, not a reference of our own: on JAX this brings the variables up to date.
-            self.model.save(partial)
+        # `self.model`, not a reference of our own: on JAX this brings the variables up to date.
+        self.model.save(self.directory / NAME.format(self.epochs_done))
         for path, _ in list_checkpoints(self.directory)[: -self.keep]:
             path.unlink()
 

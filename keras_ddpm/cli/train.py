@@ -267,8 +267,7 @@ class Run:
         if is_chief():
             plot_history(self.folder / "log.csv", self.folder / "loss.png")
             save_image(self.folder / "samples.png", image_grid(images))
-            with atomic_write(self.folder / "final.keras") as partial:  # last: it ends the run
-                model.save(partial)
+            model.save(self.folder / "final.keras")  # last: it ends the run
             for name in ("final.keras", "samples.png", "loss.png", "log.csv"):
                 print(self.folder / name)
         processes_agree(0)  # the others wait until it is written

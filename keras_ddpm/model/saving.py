@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_ddpm.devices import alone
+from keras_ddpm.files import atomic_write
 from keras_ddpm.layers import choose_policy
 from keras_ddpm.presets import STATES, read_preset, write_preset
 
@@ -19,13 +20,20 @@ NO_OTHER_WEIGHTS = (
 class Saving:
     """The part of a `DiffusionModel` that writes it and reads it back, on any backend."""
 
-    def save(self, filepath, *args, **kwargs):
-        """As `keras.Model.save`. One of several processes can do it without the others."""
-        if Path(filepath).suffix != ".keras" and kwargs.get("zipped") is not False:
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """As `keras.Model.save`, but the file is complete or as it was before.
+
+        One of several processes can do it without the others.
+        """
+        if zipped is not False and Path(filepath).suffix != ".keras":
             raise ValueError(f"filepath={str(filepath)!r} must end with .keras.")
         self.check_layout()  # before a file is opened
         with alone():  # Keras makes an optimizer for it
-            super().save(filepath, *args, **kwargs)
+            if not overwrite or zipped is False:
+                super().save(filepath, overwrite, zipped, **kwargs)
+                return
+            with atomic_write(filepath) as partial:
+                super().save(partial, zipped=zipped, **kwargs)
 
     def save_to_preset(self, folder, description="", dtype="float16"):
         """Writes a preset: a folder with config, averaged weights and model card.

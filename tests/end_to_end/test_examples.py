@@ -107,7 +107,7 @@ def test_a_script_without_the_package_says_how_to_install_it(monkeypatch, name):
     for module in [m for m in sys.modules if m.partition(".")[0] == "keras_ddpm"]:
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, "keras_ddpm", None)
-    with pytest.raises(SystemExit, match=r"^error: .*keras_ddpm.* \(README.md says how"):
+    with pytest.raises(SystemExit, match=r"^error: .*keras_ddpm.*pip install -r requirements.txt"):
         run_command(example(f"{name}.py"))
 
 

@@ -1,7 +1,9 @@
 """A model saved and loaded: by another process that trains on, with its options, and damaged."""
 
+import errno
 import io
 import json
+import os
 import zipfile
 
 import keras
@@ -103,3 +105,19 @@ def test_a_subclass_is_loaded_and_other_names_of_files_are_refused(model, tmp_pa
     for name in ("a.h5", "a", "a.weights.h5", "a.tf"):
         with pytest.raises(ValueError, match=rf"^filepath='.*{name}' must end with .keras"):
             model.save(tmp_path / name)
+
+
+@pytest.mark.once
+def test_a_file_that_cannot_be_written_leaves_the_old_one(model, tmp_path, monkeypatch):
+    def fills_the_disk(model, filepath, *args, **kwargs):
+        with open(filepath, "wb") as file:
+            file.write(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "model.keras"
+    model.save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr(keras.Model, "save", fills_the_disk)
+    with pytest.raises(OSError, match="No space left on device: '.*model.keras'"):
+        model.save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
