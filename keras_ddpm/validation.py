@@ -205,7 +205,7 @@ def _label_number(argument, label, class_names):
 
 def check_class_names(argument, names):
     """Returns the names of classes, strings that differ from each other, as a tuple."""
-    if isinstance(names, str) or not isinstance(names, Iterable):
+    if isinstance(names, str | set) or not isinstance(names, Iterable):  # a set has no order
         raise TypeError(f"{argument}={names!r} must be a list of strings.")
     names = tuple(names)
     if not names:

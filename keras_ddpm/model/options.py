@@ -28,8 +28,8 @@ def check_fit_options(
     y=None, validation_split=0.0, validation_freq=1, class_weight=None, **options
 ):
     for name, minimum in COUNTS.items():
-        if options.get(name) is not None:
-            check_int(name, options[name], minimum)
+        if options.get(name, 1) is not None or name == "epochs":
+            check_int(name, options.get(name, 1), minimum)
     check_number("validation_split", validation_split or 0.0, "[0, 1)")
     is_list = isinstance(validation_freq, list | tuple | set)
     for epoch in validation_freq if is_list else [validation_freq]:

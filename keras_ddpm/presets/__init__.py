@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from keras_ddpm.files import atomic_write, make_writable
-from keras_ddpm.validation import check_choice, check_path, did_you_mean
+from keras_ddpm.validation import check_choice, check_instance, check_path, did_you_mean
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT_VERSION = 1
@@ -34,6 +34,7 @@ def write_preset(model, folder, description="", dtype="float16"):
     """Writes a preset: see `DiffusionModel.save_to_preset`."""
     check_choice("dtype", dtype, ("float16", "float32"))
     check_path("folder", folder)
+    check_instance("description", description, str)
     if "://" in str(folder):
         raise ValueError(f"folder={str(folder)!r} must be a folder on this machine.")
     folder = make_writable(folder)

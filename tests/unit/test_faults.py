@@ -299,6 +299,7 @@ def test_wrong_options_of_compile_fit_and_evaluate_are_named(fresh):
     }
     assert_refused(partial(model.fit, **data), ValueError, **wrong)
     types = {name: ("a", 2.5) for name in wrong if name != "validation_split"}
+    types["epochs"] = (None, True)
     types |= {"validation_split": ("a",), "class_weight": ([1.0, 2.0], "balanced")}
     assert_refused(partial(model.fit, **data), TypeError, **types)
     assert_refused(partial(model.evaluate, **data), ValueError, steps=counts, batch_size=counts)
