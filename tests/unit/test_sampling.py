@@ -18,8 +18,8 @@ from tools import (
     to_numpy,
 )
 
-from keras_ddpm import DDIM, DDPM, DPMSolverPlusPlus, GaussianDiffusion, Heun, sample
-from keras_ddpm.samplers import SAMPLERS, Trajectory, get_sampler, loop
+from keras_ddpm import DDIM, DDPM, MLP, DPMSolverPlusPlus, GaussianDiffusion, Heun, sample
+from keras_ddpm.samplers import SAMPLERS, Trajectory, choose_timesteps, get_sampler, loop
 from keras_ddpm.samplers.loop import SamplingLoop
 from keras_ddpm.samplers.noise import SEED_DTYPE, initial_noise, step_noise, step_seeds
 from keras_ddpm.samplers.repaint import RePaint
@@ -275,3 +275,35 @@ def test_progress_shows_a_bar_and_changes_no_image(model, capsys):
     shown = model.generate(3, progress=True, **options)
     assert "8/8" in capsys.readouterr().out  # two batches of four steps
     np.testing.assert_allclose(shown, images, atol=1e-5)
+
+
+@pytest.mark.once
+def test_second_order_samplers_take_even_steps_of_log_snr_for_points():
+    """Their last trailing step, of first order, makes a narrow Gaussian 45 % narrower."""
+    diffusion, deviation = GaussianDiffusion(1000), 0.08
+    for name, sampler in SAMPLERS.items():
+        for shape, spacing in (((2,), "logsnr"), ((8, 8, 3), "trailing")):
+            is_even = spacing == "logsnr" and name in ("dpm_solver++", "heun")
+            expected = choose_timesteps(diffusion, 30, spacing if is_even else "trailing")
+            found = sampler(steps=30).suited_to(shape).plan(diffusion)
+            np.testing.assert_array_equal(found, expected)
+            given = sampler(steps=30, spacing="linspace").suited_to(shape)
+            assert given.spacing == "linspace"
+
+    def exact_noise(x_t, t):
+        signal = ops.take(ops.convert_to_tensor(diffusion.alphas_cumprod.astype("float32")), t[0])
+        share = ops.sqrt(signal) * deviation**2 / (signal * deviation**2 + 1 - signal)
+        return diffusion.predict_noise_from_start(x_t, t, share * x_t)
+
+    noise = initial_noise(0, (2000, 2))
+
+    def error(spacing):
+        options = {"sampler": "dpm_solver++", "steps": 30, "spacing": spacing}
+        samples = to_numpy(sample(exact_noise, diffusion, noise, **options))
+        return samples.std() / (deviation * noise.std()) - 1
+
+    assert abs(error(None)) < 0.01 and -0.5 < error("trailing") < -0.4
+    points = make_model(network=MLP(2, 8, 1))
+    _, path = points.generate(2, sampler="heun", steps=4, return_trajectory=True)
+    expected = choose_timesteps(points.diffusion, 4, "logsnr")
+    np.testing.assert_array_equal(path.timesteps[:-1], expected)
