@@ -23,7 +23,7 @@ from keras_ddpm.validation import (
     to_array,
 )
 
-# The options of `generate` that are not options of a sampler, and those that are no quantities.
+# The options of `generate` that are not options of a sampler; the first three say what to draw.
 ASKED = ("labels", "guidance_scale", "clip_denoised")
 GENERATING = (*ASKED, "batch_size", "progress")
 

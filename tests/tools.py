@@ -215,6 +215,20 @@ class Record(keras.callbacks.Callback):
         return [[v for k, v in state.items() if k.startswith(name)] for state in self.states]
 
 
+class Batches(keras.utils.PyDataset):
+    """The batches that it is given, in their order."""
+
+    def __init__(self, *batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
 def distance(a, b):
     """The largest difference between two lists of arrays."""
     return max(np.abs(x - y).max() for x, y in zip(a, b, strict=True))

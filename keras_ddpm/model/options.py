@@ -2,7 +2,7 @@
 
 from keras_ddpm.validation import check_bool, check_int, check_number
 
-COUNTS = {
+COUNTS = {  # the smallest value of each
     "epochs": 1,
     "batch_size": 1,
     "validation_batch_size": 1,
@@ -14,6 +14,7 @@ COUNTS = {
 
 
 def check_compile_options(optimizer, loss, jit_compile, steps_per_execution=1, **_):
+    """Refuses wrong options of `compile`; the other ones are left to Keras."""
     for name, value in {"optimizer": optimizer, "loss": loss}.items():
         if value is None:
             raise ValueError(f"{name}=None: training needs one.")
@@ -27,6 +28,7 @@ def check_compile_options(optimizer, loss, jit_compile, steps_per_execution=1, *
 def check_fit_options(
     y=None, validation_split=0.0, validation_freq=1, class_weight=None, **options
 ):
+    """Refuses wrong options of `fit` or `evaluate`; None is the default of most of them."""
     for name, minimum in COUNTS.items():
         if options.get(name, 1) is not None or name == "epochs":
             check_int(name, options.get(name, 1), minimum)

@@ -20,7 +20,10 @@ class Weights:
         self.freeze_average()
 
     def freeze_average(self):
-        """Keras passes over a network that is frozen already, and so over layers that are not."""
+        """Freezes all layers of the averaged network.
+
+        Keras ignores the second line if the network is frozen already and some layers are not.
+        """
         self.ema_network.trainable = True
         self.ema_network.trainable = False
 
@@ -34,6 +37,7 @@ class Weights:
             raise ValueError(f"the network has other weights than before: {NO_OTHER_WEIGHTS}")
 
     def describe_weights(self):
+        """The names, shapes and dtypes of all weights, as one string."""
         weights = [*self.network.weights, *self.ema_network.weights]
         return str([(weight.path, weight.shape, weight.dtype) for weight in weights])
 

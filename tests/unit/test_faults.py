@@ -12,6 +12,7 @@ from tools import (
     FLOATS,
     IMAGES,
     LABELS,
+    Batches,
     Record,
     assert_refused,
     assert_same_states,
@@ -98,34 +99,12 @@ def test_wrong_shapes_and_dtypes_raise_and_change_nothing(fresh, num_classes, x,
     assert_raises_and_changes_nothing(model, x, y, message)
 
 
-class Batches(keras.utils.PyDataset):
-    """A batch, and another one of a wrong shape."""
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, index):
-        return (FLOATS[:4] if index == 0 else FLOATS[:4, :6],)
-
-
-class ImagesAndLabels(keras.utils.PyDataset):
-    def __init__(self, labels):
-        super().__init__()
-        self.labels = labels
-
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, index):
-        return FLOATS, self.labels
-
-
 def test_a_model_survives_a_step_that_raises(fresh):
     """The second one: what the first one has learnt is there."""
     model, record = fresh(), Record()
     for run, options in ((model.fit, {"callbacks": [record]}), (model.evaluate, {})):
         with pytest.raises(Exception, match=r"shape \(6, 8, 1\)|Input to reshape"):
-            run(Batches(), verbose=0, **options)
+            run(Batches((FLOATS[:4],), (FLOATS[:4, :6],)), verbose=0, **options)
         assert_same_states(record.states[1], states(model), WEIGHTS)
     assert distance(*record.group("network")) > 1e-3
     assert np.isfinite(fit(model)).all() and np.isfinite(model.evaluate(FLOATS, verbose=0))
@@ -232,7 +211,7 @@ def test_labels_of_64_bits_are_not_cut_to_32(fresh, wrong):
     model, labels = fresh(3), LABELS.astype("int64")
     labels[1] += wrong
     before = states(model)
-    for x in (ImagesAndLabels(labels), None):
+    for x in (Batches((FLOATS, labels)), None):
         data = (x,) if x else (FLOATS, labels)
         for act in (model.fit, model.evaluate):
             with pytest.raises(ValueError, match="^labels run from .*num_classes=3: use 0 to 2"):

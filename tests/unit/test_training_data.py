@@ -11,6 +11,7 @@ from tools import (
     FLOATS,
     IMAGES,
     LABELS,
+    Batches,
     fit,
     fixed_draw,
     make_model,
@@ -102,20 +103,6 @@ def test_no_epoch_waits_for_a_thread_that_tunes_the_batches(monkeypatch):
     data, validation = as_image_dataset(IMAGES), as_image_dataset(IMAGES)
     reset()().fit(data, verbose=0, validation_data=validation)
     assert {data, validation} == {*made}
-
-
-class Batches(keras.utils.PyDataset):
-    """One batch, twice."""
-
-    def __init__(self, batch):
-        super().__init__()
-        self.batch = batch
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, index):
-        return self.batch
 
 
 @pytest.mark.parametrize(
