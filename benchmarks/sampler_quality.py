@@ -28,13 +28,13 @@ from matplotlib.figure import Figure
 from read_flowers import read_flowers
 
 from keras_ddpm import image_grid, load_diffusion_model, save_image
-from keras_ddpm.cli import make_parser
 from keras_ddpm.data import draw_flowers
 from keras_ddpm.data.drawn_flowers import CLASS_NAMES
 from keras_ddpm.files import atomic_write, make_writable
 from keras_ddpm.metrics import frechet_distance_of_moments
 from keras_ddpm.pixels import to_uint8
 from keras_ddpm.samplers import SAMPLERS, SPACINGS
+from keras_ddpm_cli.parsers import make_parser
 
 BLOCKS = 20
 COLUMNS = ["sampler", "spacing", "steps", "eta", "guidance_scale"]

@@ -9,8 +9,8 @@ from keras import ops
 
 from keras_ddpm import DiffusionModel, FusedAdam, GaussianDiffusion, ImageDataset, UNet
 from keras_ddpm.backend import compile_function
-from keras_ddpm.cli import tune_xla
 from keras_ddpm.layers import SelfAttention
+from keras_ddpm_cli.common import tune_xla
 
 tune_xla()  # as the commands do
 

@@ -1,23 +1,16 @@
-"""Trains a diffusion model on flowers, or on any folder of images, and resumes after a kill.
+"""Trains a diffusion model on flowers, or on any folder of images: `keras-ddpm train`.
 
-    python examples/flowers.py                                # the embedded set, on a CPU
-    python examples/flowers.py --config examples/configs/oxford_flowers102.yaml
-    python examples/flowers.py --run runs/short --training.epochs 3
-
-A run is a folder: config.yaml, log.csv, loss.png, samples/, checkpoints/, samples.png and
-final.keras; with --logging.tensorboard true also tensorboard/, for `tensorboard --logdir runs`.
-Started again on the same folder, a run goes on from its latest checkpoint, to the same weights as
-without the interruption.
+python examples/flowers.py                                # the embedded set, on a CPU
+python examples/flowers.py --config oxford_flowers102     # for a GPU
+python examples/flowers.py --run runs/short --training.epochs 3
 """
 
-from pathlib import Path
+import sys
 
 try:
-    from keras_ddpm.cli.train import train
+    from keras_ddpm_cli import main
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}. Run: pip install -r requirements.txt") from None
-except ImportError as error:
-    raise SystemExit(f"error: {error}") from None
 
 if __name__ == "__main__":
-    train(Path(__file__).parent / "configs" / "embedded.yaml", __doc__)
+    main(["train", *sys.argv[1:]])

@@ -1,19 +1,15 @@
-"""Trains a diffusion model on handwritten digits, class by class.
+"""Trains a diffusion model on handwritten digits, class by class: `keras-ddpm train`.
 
-    python examples/mnist.py
-    python examples/mnist.py --data.use_labels false --run runs/plain
-
-The options, the files of a run, and how it is resumed are those of flowers.py.
+python examples/mnist.py
+python examples/mnist.py --data.use_labels false --run runs/plain
 """
 
-from pathlib import Path
+import sys
 
 try:
-    from keras_ddpm.cli.train import train
+    from keras_ddpm_cli import main
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}. Run: pip install -r requirements.txt") from None
-except ImportError as error:
-    raise SystemExit(f"error: {error}") from None
 
 if __name__ == "__main__":
-    train(Path(__file__).parent / "configs" / "mnist.yaml", __doc__)
+    main(["train", *sys.argv[1:]], config="mnist")

@@ -15,7 +15,8 @@ same points, which needs no training and returns only these points. Writes
 import math
 
 try:
-    import keras_ddpm  # noqa: F401
+    from keras_ddpm_cli.common import MAX_SEED, output_folder, tune_xla, user_errors
+    from keras_ddpm_cli.parsers import make_parser
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}. Run: pip install -r requirements.txt") from None
 except ImportError as error:
@@ -27,7 +28,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from keras_ddpm import MLP, DiffusionModel, FusedAdam, GaussianDiffusion, OptimalDenoiser
-from keras_ddpm.cli import MAX_SEED, make_parser, output_folder, tune_xla, user_errors
 from keras_ddpm.plotting import save_gif, save_image
 from keras_ddpm.samplers import DDIM, sample
 from keras_ddpm.validation import check_int

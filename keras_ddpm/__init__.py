@@ -32,7 +32,10 @@ from keras_ddpm.presets import list_presets
 from keras_ddpm.samplers import DDIM, DDPM, DPMSolverPlusPlus, Heun, sample
 from keras_ddpm.unet import UNet
 
+__version__ = "0.1.0"
+
 __all__ = [
+    "__version__",
     # Models.
     "DiffusionModel",
     "GaussianDiffusion",

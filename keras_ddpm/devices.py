@@ -5,6 +5,7 @@ Noise is drawn for the whole batch, so that a seed trains as on one device, up t
 
 import contextlib
 import os
+from typing import Literal
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from keras_ddpm.validation import check_int
 BACKEND = keras.backend.backend()
 
 
-def use_devices(devices="all"):
+def use_devices(devices: int | Literal["all"] = "all") -> int:
     """Spreads training and sampling over several devices.
 
     Call it before anything is computed, and before the model is made or loaded. With Keras'

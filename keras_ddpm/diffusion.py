@@ -5,7 +5,7 @@ another paper is named. Nothing in this file depends on a network or on training
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, Self
 
 import keras
 import numpy as np
@@ -20,6 +20,7 @@ from keras_ddpm.schedules import (
     warn_if_signal_remains,
     zero_terminal_snr_betas,
 )
+from keras_ddpm.types import Tensor
 from keras_ddpm.validation import check_array, check_bool, check_choice, check_int, check_number
 
 PREDICTIONS = ("noise", "start", "velocity")
@@ -79,21 +80,20 @@ class GaussianDiffusion:
         self.zero_terminal_snr = check_bool("zero_terminal_snr", zero_terminal_snr)
         self.has_own_betas = betas is not None
         if self.has_own_betas:
-            betas = check_betas(betas)
+            self.betas = check_betas(betas)
         elif schedule == "linear":
-            betas = linear_betas(timesteps, beta_start, beta_end)
+            self.betas = linear_betas(timesteps, beta_start, beta_end)
         else:
-            betas = cosine_betas(timesteps)
+            self.betas = cosine_betas(timesteps)
         if zero_terminal_snr:
-            betas = zero_terminal_snr_betas(betas)
-        if betas[-1] == 1 and prediction == "noise":
+            self.betas = zero_terminal_snr_betas(self.betas)
+        if self.betas[-1] == 1 and prediction == "noise":
             raise ValueError(
                 "prediction='noise' is not possible with zero_terminal_snr=True or betas[-1]=1: "
                 "without signal in x_T, x₀ cannot be computed from a predicted noise. Use "
                 "prediction='velocity' or prediction='start'."
             )
-        self.betas = betas
-        self.timesteps = len(betas)
+        self.timesteps = len(self.betas)
         self._compute_tables()
         warn_if_signal_remains(self.alphas_cumprod)
 
@@ -128,18 +128,20 @@ class GaussianDiffusion:
 
     # ---- the forward process q -------------------------------------------------------------
 
-    def q_mean_variance(self, x_start, t):
+    def q_mean_variance(self, x_start: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and log-variance of q(x_t | x₀), eq. 4."""
         x_start = ops.cast(x_start, "float32")
         mean = self._at("sqrt_alphas_cumprod", t, x_start) * x_start  # √ᾱ_t x₀
         variance = self._at("sqrt_one_minus_alphas_cumprod", t, x_start) ** 2  # 1 − ᾱ_t
         return mean, variance, self._at("log_one_minus_alphas_cumprod", t, x_start)
 
-    def q_sample(self, x_start, t, noise):
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ϵ, eq. 4, with standard normal noise ϵ."""
         return self._sum(x_start, "sqrt_alphas_cumprod", t, noise, "sqrt_one_minus_alphas_cumprod")
 
-    def q_posterior_mean_variance(self, x_start, x_t, t):
+    def q_posterior_mean_variance(
+        self, x_start: Tensor, x_t: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and clipped log-variance of q(x_{t−1} | x_t, x₀), eq. 6 and 7."""
         mean = self._sum(x_start, "posterior_mean_coef1", t, x_t, "posterior_mean_coef2")
         return (
@@ -150,35 +152,35 @@ class GaussianDiffusion:
 
     # ---- x₀, ϵ and v, each from another ------------------------------------------------------
 
-    def predict_start_from_noise(self, x_t, t, noise):
+    def predict_start_from_noise(self, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x₀ = x_t / √ᾱ_t − √(1/ᾱ_t − 1) ϵ: eq. 4 solved for x₀."""
         noise = -ops.cast(noise, "float32")
         return self._sum(x_t, "sqrt_recip_alphas_cumprod", t, noise, "sqrt_recipm1_alphas_cumprod")
 
-    def predict_noise_from_start(self, x_t, t, x_start):
+    def predict_noise_from_start(self, x_t: Tensor, t: Tensor, x_start: Tensor) -> Tensor:
         """ϵ = (x_t − √ᾱ_t x₀) / √(1 − ᾱ_t): eq. 4 solved for ϵ."""
         x_t, x_start = ops.cast(x_t, "float32"), ops.cast(x_start, "float32")
         return (x_t - self._at("sqrt_alphas_cumprod", t, x_t) * x_start) / self._at(
             "sqrt_one_minus_alphas_cumprod", t, x_t
         )
 
-    def velocity(self, x_start, t, noise):
+    def velocity(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """v = √ᾱ_t ϵ − √(1 − ᾱ_t) x₀: Salimans & Ho (2022), appendix D."""
         x_start = -ops.cast(x_start, "float32")
         return self._sum(noise, "sqrt_alphas_cumprod", t, x_start, "sqrt_one_minus_alphas_cumprod")
 
-    def predict_start_from_velocity(self, x_t, t, velocity):
+    def predict_start_from_velocity(self, x_t: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
         """x₀ = √ᾱ_t x_t − √(1 − ᾱ_t) v: Salimans & Ho (2022), appendix D."""
         velocity = -ops.cast(velocity, "float32")
         return self._sum(x_t, "sqrt_alphas_cumprod", t, velocity, "sqrt_one_minus_alphas_cumprod")
 
-    def predict_noise_from_velocity(self, x_t, t, velocity):
+    def predict_noise_from_velocity(self, x_t: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
         """ϵ = √(1 − ᾱ_t) x_t + √ᾱ_t v: Salimans & Ho (2022), appendix D."""
         return self._sum(x_t, "sqrt_one_minus_alphas_cumprod", t, velocity, "sqrt_alphas_cumprod")
 
     # ---- the model's reverse process p ---------------------------------------------------------
 
-    def target(self, x_start, t, noise):
+    def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """What the network should predict from `x_t = q_sample(x_start, t, noise)`."""
         if self.prediction == "noise":
             return ops.cast(noise, "float32")
@@ -186,7 +188,9 @@ class GaussianDiffusion:
             return ops.cast(x_start, "float32")
         return self.velocity(x_start, t, noise)
 
-    def predict_start(self, x_t, t, output, clip_denoised=False):
+    def predict_start(
+        self, x_t: Tensor, t: Tensor, output: Tensor, clip_denoised: bool | float = False
+    ) -> Tensor:
         """x̂₀ from the network's output: noise, x₀ or v, according to `prediction`.
 
         `clip_denoised` is that of `clip_start`.
@@ -199,7 +203,9 @@ class GaussianDiffusion:
             x_start = self.predict_start_from_velocity(x_t, t, output)
         return clip_start(x_start, clip_denoised)
 
-    def p_mean_variance(self, output, x_t, t, clip_denoised=False):
+    def p_mean_variance(
+        self, output: Tensor, x_t: Tensor, t: Tensor, clip_denoised: bool | float = False
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mean, variance, log-variance of p(x_{t−1} | x_t), and x̂₀: eq. 1, 11 and section 3.2.
 
         The mean is that of the posterior (eq. 7) with x̂₀ in the place of x₀.
@@ -209,7 +215,14 @@ class GaussianDiffusion:
         variance = self._at("model_variance", t, x_t)
         return mean, variance, self._at("model_log_variance", t, x_t), x_start
 
-    def p_sample(self, output, x_t, t, noise, clip_denoised=False):
+    def p_sample(
+        self,
+        output: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        clip_denoised: bool | float = False,
+    ) -> Tensor:
         """One ancestral step x_t → x_{t−1}, algorithm 2. No noise is added at `t = 0`."""
         mean, _, log_variance, _ = self.p_mean_variance(output, x_t, t, clip_denoised)
         is_last = ops.reshape(ops.equal(t, 0), ops.shape(log_variance))
@@ -230,7 +243,7 @@ class GaussianDiffusion:
         a, b = ops.cast(a, "float32"), ops.cast(b, "float32")
         return self._at(table_a, t, a) * a + self._at(table_b, t, b) * b
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {"prediction": self.prediction, "variance": self.variance}
         if self.has_own_betas:  # already rescaled, if they were to be
             return {"betas": self.betas.tolist(), **config}
@@ -244,7 +257,7 @@ class GaussianDiffusion:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)
 
     def __repr__(self):

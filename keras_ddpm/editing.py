@@ -1,6 +1,8 @@
 """Edits of images with a trained model: variation, inversion, inpainting and interpolation.
 
-Nothing is trained for them. Images are uint8 or float in [-1, 1], and the results float32.
+Nothing is trained for them. Images are `(batch, height, width, channels)`, uint8 or float in
+[-1, 1]; or the path of a photograph, a Pillow image, or a list of these, which are cropped
+centrally and resized to the images of the model. The results are float32 arrays.
 """
 
 from dataclasses import replace
@@ -8,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from keras import ops
 
+from keras_ddpm.data.folder import read_photographs
 from keras_ddpm.model import DiffusionModel
 from keras_ddpm.pixels import to_float
 from keras_ddpm.samplers import get_sampler
@@ -36,7 +39,8 @@ def image_to_image(model, images, strength=0.5, sampler="ddim", seed=None, **opt
 
     Args:
         model: a `DiffusionModel`.
-        images: `(batch, height, width, channels)`, uint8 or float in [-1, 1].
+        images: `(batch, height, width, channels)`, uint8 or float in [-1, 1]; or paths or Pillow
+            images, one or a list.
         strength: float in [0, 1], the share of the sampler's steps to take, the last ones, rounded
             to whole steps. 0 returns the images, 1 starts at the first timestep.
         sampler, seed, **options: as for `DiffusionModel.generate`.
@@ -63,7 +67,7 @@ def invert(model, images, steps=None, spacing="trailing", timesteps=None, evalua
 
     Args:
         model: a `DiffusionModel`.
-        images: `(batch, height, width, channels)`, uint8 or float in [-1, 1].
+        images: as for `image_to_image`.
         steps, spacing, timesteps: of the DDIM that is inverted.
         evaluations: int >= 1, network evaluations a step. More are closer to the exact inverse.
         **options: as for `DiffusionModel.generate`, such as labels, which must get the same ones.
@@ -99,10 +103,10 @@ def inpaint(
 
     Args:
         model: a `DiffusionModel`.
-        images: `(batch, height, width, channels)`, uint8 or float in [-1, 1]. Pixels where the mask
-            is 0 have no influence, but must be in that range.
+        images: as for `image_to_image`. Pixels where the mask is 0 have no influence.
         mask: bools or numbers, `(height, width)`, `(height, width, 1)` or
-            `(batch, height, width, 1)`: 1 keeps a pixel, 0 fills it in.
+            `(batch, height, width, 1)`: 1 keeps a pixel, 0 fills it in; or the path of a picture,
+            or a Pillow image, whose brighter half keeps pixels.
         steps, spacing, timesteps, resample_steps, jump_length: see `RePaint`. The network is
             evaluated `steps * resample_steps` times; more of both hide the border.
         **options: as for `DiffusionModel.generate`.
@@ -142,7 +146,7 @@ def interpolate(
 
     Args:
         model: a `DiffusionModel`.
-        first, second: `(batch, height, width, channels)`, uint8 or float in [-1, 1].
+        first, second: each as the images of `image_to_image`.
         shares: floats in [0, 1], how much of `second` is in the mix.
         strength: float in [0, 1], see `image_to_image`. At 0 the images themselves are mixed.
         mix: `"lerp"` or `"slerp"`.
@@ -242,13 +246,17 @@ def denoise(model, x_t, seed, sampler, **options):
 def _check_batch(model, argument, images):
     """Images for a model as floats."""
     check_instance("model", model, DiffusionModel)
+    if model.is_image:
+        *size, channels = model.sample_shape
+        images = read_photographs(argument, images, size, channels)
     return to_float(check_images(argument, images, model.sample_shape))
 
 
 def _check_mask(mask, images):
     """A mask as bools `(batch, height, width, 1)`."""
-    mask = to_array("mask", mask)
     batch, *space, _ = images.shape
+    photographs = read_photographs("mask", mask, space, 1)
+    mask = to_array("mask", mask) if photographs is mask else photographs[0] > 127
     if mask.shape not in (tuple(space), (*space, 1), (batch, *space, 1)):
         raise ValueError(
             f"mask has shape {mask.shape}, but must be {tuple(space)}, {(*space, 1)} or "

@@ -34,7 +34,7 @@ def atomic_write(path):
         partial.unlink(missing_ok=True)
 
 
-def make_writable(folder):
+def make_writable(folder) -> Path:
     """Creates a folder if need be, and returns its `Path` if it can be written to."""
     folder = Path(folder)
     try:

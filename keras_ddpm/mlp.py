@@ -1,8 +1,11 @@
 """A small network for points instead of images."""
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
+from keras_ddpm.described import Described
 from keras_ddpm.layers import TimeEmbedding, VarianceScaling, choose_policy
 from keras_ddpm.validation import check_int
 
@@ -12,7 +15,7 @@ FREQUENCIES = (1, 2, 4, 8)
 
 
 @keras.saving.register_keras_serializable("keras_ddpm")
-class MLP(keras.Model):
+class MLP(Described, keras.Model):
     """The network that predicts the noise in noisy points.
 
     It takes the coordinates and sines of them, through `depth` residual blocks of two dense layers
@@ -40,7 +43,15 @@ class MLP(keras.Model):
     ```
     """
 
-    def __init__(self, features=2, width=128, depth=3, num_classes=None, dtype=None, name="mlp"):
+    def __init__(
+        self,
+        features: int = 2,
+        width: int = 128,
+        depth: int = 3,
+        num_classes: int | None = None,
+        dtype: str | keras.DTypePolicy | None = None,
+        name: str = "mlp",
+    ):
         config = {
             "features": check_int("features", features),
             "width": check_int("width", width, minimum=4),
@@ -54,7 +65,7 @@ class MLP(keras.Model):
         super().__init__(inputs=inputs, outputs=outputs, name=name)
         self.dtype_policy, self.config = policy, config
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {**self.config, "dtype": self.dtype_policy.name, "name": self.name}
 

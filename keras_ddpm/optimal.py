@@ -1,14 +1,19 @@
 """The exact denoiser of a finite data set, by formula instead of training."""
 
+from __future__ import annotations
+
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
+from keras_ddpm.described import Described
 from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.pixels import to_float
+from keras_ddpm.types import Tensor
 from keras_ddpm.validation import check_array, check_instance, check_labels
 
 
-class OptimalDenoiser:
+class OptimalDenoiser(Described):
     """E[x₀ | x_t] for x₀ from a finite data set, as a denoiser for `sample`.
 
     No network has a smaller loss on these data; a sampler that follows it ends on the data
@@ -33,7 +38,9 @@ class OptimalDenoiser:
     ```
     """
 
-    def __init__(self, data, diffusion, labels=None):
+    def __init__(
+        self, data: ArrayLike, diffusion: GaussianDiffusion, labels: ArrayLike | None = None
+    ):
         check_instance("diffusion", diffusion, GaussianDiffusion)
         data = check_array("data", data, (None, None, ...))
         if data.dtype.kind != "f" and data.dtype != np.uint8:
@@ -52,12 +59,12 @@ class OptimalDenoiser:
         data_scale = diffusion.sqrt_alphas_cumprod * scale
         self.data_scale = ops.convert_to_tensor(data_scale.astype("float32"))
 
-    def __call__(self, x_t, t, label=None):
+    def __call__(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         start = self.mean(x_t, t, label)
         noise = self.diffusion.predict_noise_from_start(x_t, t, start)
         return self.diffusion.target(start, t, noise)
 
-    def mean(self, x_t, t, label=None):
+    def mean(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """E[x₀ | x_t], float32 like `x_t`; the arguments are those of the call.
 
         Σᵢ wᵢ xᵢ with w = softmax(−‖x_t − √ᾱ_t xᵢ‖² / (2 (1 − ᾱ_t))): Karras et al. (2022),
@@ -73,7 +80,7 @@ class OptimalDenoiser:
         distances = ops.square(scaled - ops.take(self.data_scale, t) * self.data)
         logits = -ops.sum(distances, axis=-1)  # (batch, n)
         if label is not None:
-            if self.labels is None:
+            if self.num_classes is None:
                 raise ValueError("label was given, but OptimalDenoiser was made without labels.")
             if not ops.is_tensor(label):
                 label = check_labels("label", label, np.size(label), self.num_classes + 1)

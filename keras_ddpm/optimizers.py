@@ -1,6 +1,7 @@
 """Adam with one kernel for each weight."""
 
 import numbers
+from typing import Any
 
 import keras
 from keras import ops
@@ -27,12 +28,12 @@ class FusedAdam(keras.optimizers.Adam):
 
     def __init__(
         self,
-        learning_rate=0.001,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-7,
-        amsgrad=False,
-        **kwargs,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        **kwargs: Any,
     ):
         if check_bool("amsgrad", amsgrad):
             raise ValueError("amsgrad=True is not supported; use keras.optimizers.Adam.")
@@ -71,3 +72,8 @@ class FusedAdam(keras.optimizers.Adam):
         momentum, velocity = self.moments[id(variable)]
         step_size = self.correction * ops.cast(learning_rate, "float32")
         adam_step(variable, momentum, velocity, gradient, step_size, self)
+
+    def __repr__(self):
+        options = self.get_config()
+        names = ("learning_rate", "beta_1", "beta_2", "epsilon", "clipnorm")
+        return f"FusedAdam({', '.join(f'{name}={options[name]!r}' for name in names)})"

@@ -5,7 +5,7 @@ import numpy as np
 from keras_ddpm.validation import to_array
 
 
-def to_float(images):
+def to_float(images) -> np.ndarray:
     """uint8 in [0, 255] as float32 in [-1, 1]; floats stay as they are."""
     images = np.asarray(images)
     if images.dtype == np.uint8:
@@ -13,7 +13,7 @@ def to_float(images):
     return images.astype("float32")
 
 
-def to_uint8(images, argument="images"):
+def to_uint8(images, argument="images") -> np.ndarray:
     """Images as bytes, as a file holds them.
 
     Args:

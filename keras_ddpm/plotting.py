@@ -1,21 +1,27 @@
 """Images and training curves as files: PNG and GIF."""
 
+from __future__ import annotations
+
 import csv
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from keras_ddpm.files import atomic_write
 from keras_ddpm.pixels import to_uint8
 from keras_ddpm.samplers.trajectory import Trajectory
+from keras_ddpm.types import PathLike
 from keras_ddpm.validation import check_instance, check_int, check_path
 
 WHITE = 255
 DURATIONS_MS = 10, 655_350  # what a GIF can hold
+MIN_WIDTH = 512  # pixels of a picture that somebody will look at
 
 
-def image_grid(images, columns=None, padding=2):
+def image_grid(images: ArrayLike, columns: int | None = None, padding: int = 2) -> np.ndarray:
     """Many images in one, row by row on white.
 
     Args:
@@ -42,11 +48,12 @@ def image_grid(images, columns=None, padding=2):
     cells = np.pad(images, margins, constant_values=WHITE)
     cells = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
     grid = cells.reshape(rows * (height + padding), columns * (width + padding), channels)
-    margins = ((0, padding), (0, padding), (0, 0))
-    return np.pad(grid, margins, constant_values=WHITE)
+    return np.pad(grid, ((0, padding), (0, padding), (0, 0)), constant_values=WHITE)
 
 
-def filmstrip(trajectory, num_images=4, num_frames=10, padding=2):
+def filmstrip(
+    trajectory: Trajectory, num_images: int = 4, num_frames: int = 10, padding: int = 2
+) -> np.ndarray:
     """The reverse process from left to right: for each image x_t, and x̂₀ below it.
 
     Args:
@@ -72,6 +79,16 @@ def filmstrip(trajectory, num_images=4, num_frames=10, padding=2):
     return image_grid(cells.reshape(-1, *cells.shape[3:]), columns=len(frames), padding=padding)
 
 
+def visible_scale(image):
+    """How often to repeat each pixel of an image `(height, width, ...)`, so that it is at least 512
+    pixels wide.
+
+    >>> visible_scale(np.zeros((34, 70, 3)))
+    8
+    """
+    return math.ceil(MIN_WIDTH / image.shape[1])
+
+
 def to_pillow(image, scale=1, argument="image"):
     """An image `(height, width, 1 or 3)`, uint8 or float in [-1, 1], as a `PIL.Image.Image`, with
     each pixel repeated `scale` times in both directions. Errors call it `argument`.
@@ -86,7 +103,7 @@ def to_pillow(image, scale=1, argument="image"):
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def save_image(path, image, scale=1):
+def save_image(path: PathLike, image: ArrayLike, scale: int = 1) -> None:
     """Writes one image `(height, width, 1 or 3)`, uint8 or float in [-1, 1].
 
     The suffix of `path` names the format, and its folder must exist. Each pixel is repeated `scale`
@@ -99,7 +116,12 @@ def save_image(path, image, scale=1):
         picture.save(partial)
 
 
-def save_gif(path, frames, duration_ms=100, scale=1):
+def save_gif(
+    path: PathLike,
+    frames: Iterable[ArrayLike],
+    duration_ms: int | Sequence[int] = 100,
+    scale: int = 1,
+) -> None:
     """Writes an animation that repeats for ever.
 
     Args:
@@ -113,23 +135,23 @@ def save_gif(path, frames, duration_ms=100, scale=1):
     """
     if not hasattr(frames, "__iter__"):
         raise TypeError(f"frames={frames!r} must be images.")
-    frames = [to_pillow(frame, scale, f"frames[{i}]") for i, frame in enumerate(frames)]
-    if not frames:
+    pictures = [to_pillow(frame, scale, f"frames[{i}]") for i, frame in enumerate(frames)]
+    if not pictures:
         raise ValueError("frames=[] makes no animation: give at least one image.")
-    if len({(frame.size, frame.mode) for frame in frames}) > 1:
+    if len({(picture.size, picture.mode) for picture in pictures}) > 1:
         raise ValueError("frames hold images of different shapes.")
-    is_list = isinstance(duration_ms, list | tuple | np.ndarray)
-    for duration in duration_ms if is_list else [duration_ms]:
+    durations = duration_ms if isinstance(duration_ms, list | tuple | np.ndarray) else [duration_ms]
+    for duration in durations:
         check_int("duration_ms", duration, *DURATIONS_MS)
-    if is_list and len(duration_ms) != len(frames):
-        raise ValueError(f"duration_ms has {len(duration_ms)} entries for {len(frames)} frames.")
-    options = {"append_images": frames[1:], "duration": duration_ms, "loop": 0}
+    if durations is duration_ms and len(durations) != len(pictures):
+        raise ValueError(f"duration_ms has {len(durations)} entries for {len(pictures)} frames.")
+    options = {"append_images": pictures[1:], "duration": duration_ms, "loop": 0}
     with atomic_write(_check_path(path)) as partial:
-        frames[0].save(partial, save_all=True, **options)
+        pictures[0].save(partial, save_all=True, **options)
 
 
-def plot_history(csv_path, png_path):
-    """Draws the log of `keras.callbacks.CSVLogger`: the losses, and if the log has the columns of
+def plot_history(csv_path: PathLike, png_path: PathLike) -> None:
+    """Draws a log of `CSVLog`: the losses, and if the log has the columns of
     `SampleImages`, the channel means of the samples (solid) and of the training data (dotted).
     """
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
@@ -161,7 +183,8 @@ def plot_history(csv_path, png_path):
         has_samples = np.isfinite(drawn)  # not every epoch draws samples
         style = {"color": colour, "marker": ".", "label": f"samples, {name}"}
         axes[1].plot(epochs[has_samples], drawn[has_samples], **style)
-        axes[1].plot(epochs, columns[f"data_mean_{name}"], color=colour, linestyle=":")
+        data = columns[f"data_mean_{name}"][has_samples]
+        axes[1].plot(epochs[has_samples], data, color=colour, linestyle=":")
     if means:
         axes[1].set(title="Channel means (dotted: data)", ylabel="mean in [-1, 1]")
     for ax in axes:
@@ -187,5 +210,5 @@ def _check_path(path):
 def _to_float(text):
     try:
         return float(text)
-    except (TypeError, ValueError):  # CSVLogger writes "NA" for what was not measured
+    except (TypeError, ValueError):  # what was not measured is empty
         return math.nan

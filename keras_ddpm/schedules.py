@@ -9,7 +9,7 @@ from keras_ddpm.validation import check_number
 MAX_FINAL_SIGNAL = 0.005  # of the variance in x_T; sampling starts from pure noise
 
 
-def linear_betas(timesteps, beta_start=1e-4, beta_end=0.02):
+def linear_betas(timesteps, beta_start=1e-4, beta_end=0.02) -> np.ndarray:
     """Evenly spaced betas, float64 `(timesteps,)`: Ho et al. (2020), section 4.
 
     The end points of the paper belong to 1000 steps. Fewer steps with the same end points leave
@@ -21,7 +21,7 @@ def linear_betas(timesteps, beta_start=1e-4, beta_end=0.02):
     return np.linspace(beta_start, beta_end, timesteps, dtype="float64")
 
 
-def cosine_betas(timesteps, offset=0.008, max_beta=0.999):
+def cosine_betas(timesteps, offset=0.008, max_beta=0.999) -> np.ndarray:
     """Betas whose cumulative signal follows a squared cosine: Nichol & Dhariwal (2021), eq. 17.
 
     This schedule destroys an image more slowly than the linear one, which suits small images.
@@ -40,7 +40,7 @@ def cosine_betas(timesteps, offset=0.008, max_beta=0.999):
 SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 
 
-def zero_terminal_snr_betas(betas):
+def zero_terminal_snr_betas(betas) -> np.ndarray:
     """Rescales betas so that x_T holds no signal: Lin et al. (2024), algorithm 1.
 
     √ᾱ is shifted until its last entry is 0, then scaled until its first entry is as before. The
@@ -54,7 +54,7 @@ def zero_terminal_snr_betas(betas):
     return 1 - signal / np.append(1.0, signal[:-1])  # β_t = 1 − ᾱ_t / ᾱ_{t−1}
 
 
-def check_betas(betas):
+def check_betas(betas) -> np.ndarray:
     """Returns betas as a float64 array if each is the variance of a step."""
     array = np.array(betas)
     if array.ndim != 1 or array.size < 1 or array.dtype.kind not in "fiu":
@@ -81,7 +81,7 @@ def warn_if_signal_remains(alphas_cumprod):
         )
 
 
-def min_snr_weights(diffusion, gamma=5.0):
+def min_snr_weights(diffusion, gamma: float = 5.0) -> np.ndarray:
     """Loss weights per timestep, float64 `(timesteps,)`: min-SNR-γ, Hang et al. (2023), eq. 6.
 
     The squared error of x̂₀ is weighted with min(SNR, γ). A squared error of ϵ̂ is one of x̂₀ times

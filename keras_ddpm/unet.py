@@ -1,11 +1,13 @@
 """The U-Net of Ho et al. (2020), appendix B, built with the functional API."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import layers, ops
 
 from keras_ddpm.backend import Conv2D, GroupNormalization
+from keras_ddpm.described import Described
 from keras_ddpm.layers import (
     ResidualBlock,
     SelfAttention,
@@ -17,7 +19,7 @@ from keras_ddpm.validation import check_bool, check_choice, check_int, check_num
 
 
 @keras.saving.register_keras_serializable("keras_ddpm")
-class UNet(keras.Model):
+class UNet(Described, keras.Model):
     """The network that predicts the noise in a noisy image.
 
     Level i works at `1 / 2**i` of the image size with `widths[i]` channels. In the encoder each
@@ -71,7 +73,7 @@ class UNet(keras.Model):
         cosine_first: bool = False,
         freq_shift: int = 1,
         remat: bool = False,
-        dtype=None,
+        dtype: str | keras.DTypePolicy | None = None,
         name: str = "unet",
     ):
         config = {
@@ -99,7 +101,7 @@ class UNet(keras.Model):
         super().__init__(inputs=inputs, outputs=outputs, name=name)
         self.dtype_policy, self.config, self.remat = policy, config, remat
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {**self.config, "dtype": self.dtype_policy.name, "name": self.name}
 

@@ -12,13 +12,13 @@ import numpy as np
 PIXEL_TOLERANCE = 1e-3  # a resize may leave [-1, 1] by rounding, but not by more
 
 
-def did_you_mean(name, known):
+def did_you_mean(name, known) -> str:
     """`", did you mean 'x'?"` for a mistyped name, else a full stop."""
     close = difflib.get_close_matches(str(name), list(known), n=1)
     return f", did you mean {close[0]!r}?" if close else "."
 
 
-def check_choice(argument, value, choices):
+def check_choice(argument, value, choices) -> str:
     """Returns `value` if it is one of the strings in `choices`."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(
@@ -28,7 +28,7 @@ def check_choice(argument, value, choices):
     return str(value)
 
 
-def check_int(argument, value, minimum=1, maximum=None):
+def check_int(argument, value, minimum=1, maximum=None) -> int:
     """Returns `value` as an int if it is a whole number in [minimum, maximum]."""
     limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
@@ -50,7 +50,7 @@ def check_number(argument, value, interval):
     return float(value)
 
 
-def check_bool(argument, value):
+def check_bool(argument, value) -> bool:
     """Returns `value` as a bool if it is True or False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{argument}={value!r} must be True or False.")
@@ -71,7 +71,7 @@ def check_function(argument, value, what):
     return value
 
 
-def check_path(argument, value):
+def check_path(argument, value) -> Path:
     """Returns the path of a file or folder as a `pathlib.Path`."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise TypeError(f"{argument}={value!r} must be a path.")
@@ -86,7 +86,7 @@ def check_size(argument, size):
     return tuple(check_int(argument, side) for side in sides)
 
 
-def to_array(argument, value):
+def to_array(argument, value) -> np.ndarray:
     """`value` as a NumPy array, if it has a shape."""
     try:
         return np.asarray(value)
@@ -94,7 +94,7 @@ def to_array(argument, value):
         raise ValueError(f"{argument} holds lists of different lengths.") from None
 
 
-def check_array(argument, value, shape):
+def check_array(argument, value, shape) -> np.ndarray:
     """Returns finite numbers as an array if they have this shape, where None is any length >= 1.
 
     A shape that ends with `...` may go on.
@@ -132,7 +132,7 @@ def check_output(argument, output, expected):
         )
 
 
-def check_images(argument, images, shape=None):
+def check_images(argument, images, shape=None) -> np.ndarray:
     """Returns samples `(n, ...)` as uint8, or as float32 in [-1, 1].
 
     Without `shape`, that of one sample, they must be images `(n, height, width, channels)`. Samples
@@ -161,7 +161,7 @@ def check_images(argument, images, shape=None):
     return images.astype("float32")
 
 
-def check_labels(argument, labels, count, num_classes=None, class_names=None):
+def check_labels(argument, labels, count, num_classes=None, class_names=None) -> np.ndarray:
     """Returns class labels as int32 `(count,)`: one label for all, or one for each of `count`
     samples.
 
@@ -203,7 +203,7 @@ def _label_number(argument, label, class_names):
     return list(class_names).index(label)
 
 
-def check_class_names(argument, names):
+def check_class_names(argument, names) -> tuple[str, ...]:
     """Returns the names of classes, strings that differ from each other, as a tuple."""
     if isinstance(names, str | set) or not isinstance(names, Iterable):  # a set has no order
         raise TypeError(f"{argument}={names!r} must be a list of strings.")

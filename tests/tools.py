@@ -20,6 +20,7 @@ from keras import layers, ops
 from keras_ddpm import DiffusionModel, GaussianDiffusion
 from keras_ddpm.backend import compile_function
 from keras_ddpm.layers import TimeEmbedding
+from keras_ddpm_cli import main
 
 ROOT = Path(__file__).parents[1]
 BACKEND = keras.backend.backend()
@@ -127,7 +128,7 @@ def run_python(*args, backend=BACKEND, check=True, cwd=None, **environment):
     return done if not check else done.stdout
 
 
-# A training run of seconds: options of `keras_ddpm.cli.train`.
+# A training run of seconds: options of `keras-ddpm train`.
 TINY_RUN = {
     "data.image_size": 16,
     "data.num_images": 20,
@@ -152,7 +153,7 @@ def to_options(settings):
 
 
 def run_command(function, *args):
-    """Runs a command of `keras_ddpm.cli` here: a process would import everything again."""
+    """Runs a command here: a process would import everything again."""
     with mock.patch.object(sys, "argv", ["command", *map(str, args)]), mock.patch.dict(os.environ):
         function()
 
@@ -170,6 +171,11 @@ def error_line_of(function, *args):
     line = error_of(function, *args)
     assert line.startswith("error: ") and line.count("\n") == 1, line
     return line.removeprefix("error: ")
+
+
+def command(name, **kwargs):
+    """A command of `keras-ddpm` as a function."""
+    return lambda: main([name, *sys.argv[1:]], **kwargs)
 
 
 def example(name):

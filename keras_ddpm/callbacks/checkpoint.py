@@ -1,20 +1,24 @@
 """Checkpoints: written after epochs, and found again."""
 
+from __future__ import annotations
+
 import re
 import warnings
 from pathlib import Path
 
 import keras
 
+from keras_ddpm.described import Described
 from keras_ddpm.devices import is_chief
 from keras_ddpm.files import PARTIAL_PREFIX, is_damaged, lock_folder, make_writable
+from keras_ddpm.types import PathLike
 from keras_ddpm.validation import check_int, check_path
 
 NAME = "epoch_{:04d}.keras"
 NAME_PATTERN = re.compile(r"epoch_(\d{4,})\.keras")
 
 
-class Checkpoint(keras.callbacks.Callback):
+class Checkpoint(Described, keras.callbacks.Callback):
     """Saves the whole model after epochs, so that training can go on after a kill.
 
     `epoch_0012.keras` is the state after 12 epochs: weights, averaged weights, optimizer and
@@ -41,7 +45,7 @@ class Checkpoint(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, directory, every=1, keep=2):
+    def __init__(self, directory: PathLike, every: int = 1, keep: int = 2):
         super().__init__()
         self.directory = check_path("directory", directory)
         self.every, self.keep = check_int("every", every), check_int("keep", keep)
@@ -99,12 +103,13 @@ def list_checkpoints(directory):
     return sorted(((p, int(m[1])) for p, m in found if m), key=lambda checkpoint: checkpoint[1])
 
 
-def latest_checkpoint(directory):
+def latest_checkpoint(directory: PathLike) -> tuple[Path, int] | None:
     """`(path, epochs_done)` of the checkpoint to go on from, or None if there is none.
 
     A damaged one is passed over with a warning; a ValueError if all are damaged.
     """
-    damaged, directory = [], check_path("directory", directory)
+    damaged: list[str] = []
+    directory = check_path("directory", directory)
     for path, epochs_done in reversed(list_checkpoints(directory)):
         if not is_damaged(path):
             if damaged:

@@ -6,16 +6,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ddpm.described import Described
 from keras_ddpm.devices import is_chief
 from keras_ddpm.files import make_writable
-from keras_ddpm.plotting import image_grid, save_image, to_pillow
+from keras_ddpm.plotting import image_grid, save_image, to_pillow, visible_scale
 from keras_ddpm.samplers import get_sampler
 from keras_ddpm.validation import check_bool, check_int, check_path
 
 CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
 
 
-class SamplingCallback(keras.callbacks.Callback):
+class SamplingCallback(Described, keras.callbacks.Callback):
     """Draws samples from the same noise every few epochs, without any influence on the training.
 
     Args:
@@ -43,14 +44,14 @@ class SamplingCallback(keras.callbacks.Callback):
         self.batch_size = check_int("batch_size", batch_size)
         sampler, seed = get_sampler(sampler, **options), check_int("seed", seed, minimum=0)
         self.labels = labels
-        self.request = {"guidance_scale": guidance_scale, "sampler": sampler, "seed": seed}
+        self.sampling = {"guidance_scale": guidance_scale, "sampler": sampler, "seed": seed}
 
     def on_train_begin(self, logs=None):
         """Finds errors before the first step instead of after the first epoch."""
         self.drawn_labels = self.labels
         if self.labels is None and self.model.num_classes is not None:
             self.drawn_labels = np.arange(self.num_images) % self.model.num_classes
-        self.model.check_request(self.num_images, self.drawn_labels, **self.request)
+        self.model.check_request(self.num_images, self.drawn_labels, **self.sampling)
 
     def is_due(self, epoch):
         """Whether epoch number `epoch`, counting from 0, ends with a sampling."""
@@ -60,7 +61,7 @@ class SamplingCallback(keras.callbacks.Callback):
         """The samples, float32 `(num_images, ...)`."""
         if self.model is None:
             raise RuntimeError("the callback has no model yet: pass it to `fit`.")
-        request = {**self.request, "batch_size": self.batch_size}
+        request = {**self.sampling, "batch_size": self.batch_size}
         return self.model.generate(self.num_images, self.drawn_labels, **request)
 
 
@@ -69,14 +70,14 @@ class SampleImages(SamplingCallback):
 
     It logs the mean of each channel, of the samples and of the training data, both in [-1, 1]:
     `sample_mean_red` beside `data_mean_red`, or `..._grey`. They show a tint of the samples, which
-    the loss does not. In epochs without samples their means are NaN, so that `CSVLogger`, placed
-    after this callback, finds the same columns in each epoch.
+    the loss does not. Epochs without samples have no such means; `CSVLog` leaves them empty.
 
     Args:
         directory: where to write `epoch_0005.png`, the grid after 5 epochs; None writes nothing.
         every: int, epochs from one grid to the next.
         num_images: int, images in a grid.
-        scale: int, how often each pixel of the grid is repeated in both directions.
+        scale: optional int, how often each pixel of the grid is repeated in both directions; None
+            makes the grid at least 512 pixels wide.
         show: bool, whether to display the grid; `"auto"` does so in a Jupyter notebook.
         **sampling: see `SamplingCallback`.
 
@@ -90,10 +91,10 @@ class SampleImages(SamplingCallback):
 
     grid = None
 
-    def __init__(self, directory=None, every=1, num_images=16, scale=1, show="auto", **sampling):
+    def __init__(self, directory=None, every=1, num_images=16, scale=None, show="auto", **sampling):
         super().__init__(every, num_images, **sampling)
         self.directory = None if directory is None else check_path("directory", directory)
-        self.scale = check_int("scale", scale)
+        self.scale = None if scale is None else check_int("scale", scale)
         self.show = _in_notebook() if show == "auto" else check_bool("show", show)
 
     def on_train_begin(self, logs=None):
@@ -103,18 +104,20 @@ class SampleImages(SamplingCallback):
             make_writable(self.directory)
 
     def on_epoch_end(self, epoch, logs=None):
-        data_means = ops.convert_to_numpy(self.model.data_mean)
-        means = np.full(len(data_means), np.nan)
-        if self.is_due(epoch):
-            images = self.draw()
-            self.grid, means = image_grid(images), images.mean((0, 1, 2))
-            if self.directory is not None and is_chief():
-                save_image(self.directory / f"epoch_{epoch + 1:04d}.png", self.grid, self.scale)
-            if self.show and is_chief():
-                from IPython.display import display
+        if not self.is_due(epoch):
+            return
+        images = self.draw()
+        self.grid = image_grid(images)
+        scale = self.scale or visible_scale(self.grid)
+        if self.directory is not None and is_chief():
+            save_image(self.directory / f"epoch_{epoch + 1:04d}.png", self.grid, scale)
+        if self.show and is_chief():
+            from IPython.display import display
 
-                display(to_pillow(self.grid, self.scale))
-        for name, mean, data_mean in zip(CHANNEL_NAMES[len(means)], means, data_means):
+            display(to_pillow(self.grid, scale))
+        data_means = ops.convert_to_numpy(self.model.data_mean)
+        names = CHANNEL_NAMES[len(data_means)]
+        for name, mean, data_mean in zip(names, images.mean((0, 1, 2)), data_means):
             if logs is not None:
                 logs[f"sample_mean_{name}"] = float(mean)
                 logs[f"data_mean_{name}"] = float(data_mean)

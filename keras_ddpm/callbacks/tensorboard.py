@@ -1,16 +1,22 @@
 """Scalars and sample grids for TensorBoard, on every backend and without TensorFlow."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_ddpm.callbacks.sampling import SampleImages
+from keras_ddpm.described import Described
 from keras_ddpm.devices import is_chief
 from keras_ddpm.files import make_writable
+from keras_ddpm.types import PathLike
 
 
-class TensorBoard(keras.callbacks.Callback):
+class TensorBoard(Described, keras.callbacks.Callback):
     """Writes the logs of each epoch, the learning rate, and the grids of `SampleImages`.
 
     It needs the package tensorboardX. Metrics go to the folders `train` and `validation` under the
@@ -28,15 +34,16 @@ class TensorBoard(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, directory, samples=None):
+    def __init__(self, directory: PathLike, samples: SampleImages | None = None):
         super().__init__()
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            message = 'TensorBoard needs tensorboardX: pip install -e ".[tensorboard]"'
+            message = 'TensorBoard needs tensorboardX: pip install "keras-ddpm[tensorboard]"'
             raise ImportError(message) from error
         self.make_writer = SummaryWriter
-        self.directory, self.samples, self.writers = Path(directory), samples, {}
+        self.directory, self.samples = Path(directory), samples
+        self.writers: dict[str, Any] = {}
 
     def on_train_begin(self, logs=None):
         self.writers = {}

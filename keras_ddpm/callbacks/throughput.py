@@ -6,10 +6,11 @@ from datetime import timedelta
 import keras
 from keras import ops
 
+from keras_ddpm.described import Described
 from keras_ddpm.validation import check_int, check_number
 
 
-class Throughput(keras.callbacks.Callback):
+class Throughput(Described, keras.callbacks.Callback):
     """Prints once how fast training is, and how long the rest of the run will take.
 
     It measures training steps only, from the fourth on, because the first ones compile. It prints
@@ -25,7 +26,7 @@ class Throughput(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, images_per_epoch, epochs, seconds=10.0):
+    def __init__(self, images_per_epoch: int, epochs: int, seconds: float = 10.0):
         super().__init__()
         self.images_per_epoch = check_int("images_per_epoch", images_per_epoch)
         self.epochs = check_int("epochs", epochs)

@@ -1,13 +1,20 @@
 """Batches for `model.fit`, shuffled and flipped as a function of seed and epoch alone."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_ddpm.data.images import ImageSet
+from keras_ddpm.described import Described
 from keras_ddpm.validation import check_bool, check_images, check_int, check_labels, to_array
 
 
-class ImageDataset(keras.utils.PyDataset):
+class ImageDataset(Described, keras.utils.PyDataset):
     """Serves images in batches, in a new order and with new flips every epoch.
 
     An epoch depends only on `(seed, epoch)`, so `ImageDataset(..., epoch=7)` and
@@ -35,16 +42,16 @@ class ImageDataset(keras.utils.PyDataset):
 
     def __init__(
         self,
-        images,
-        labels=None,
-        batch_size=32,
-        shuffle=True,
-        flip=True,
-        seed=0,
-        epoch=0,
-        drop_remainder=True,
-        part=(0, 1),
-        **kwargs,
+        images: ArrayLike | ImageSet,
+        labels: ArrayLike | None = None,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        flip: bool = True,
+        seed: int = 0,
+        epoch: int = 0,
+        drop_remainder: bool = True,
+        part: tuple[int, int] = (0, 1),
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if isinstance(images, ImageSet):
@@ -73,12 +80,12 @@ class ImageDataset(keras.utils.PyDataset):
         self.epoch = epoch
 
     @property
-    def epoch(self):
+    def epoch(self) -> int:
         """The epoch whose batches are served now."""
         return self._epoch
 
     @epoch.setter
-    def epoch(self, epoch):
+    def epoch(self, epoch: int) -> None:
         self._epoch = check_int("epoch", epoch, minimum=0)
         self._begun, self._served = False, 0
         # Two streams, so that turning one of the two off leaves the other as it was. SeedSequence
@@ -90,16 +97,16 @@ class ImageDataset(keras.utils.PyDataset):
         self._flipped = flip_rng.random(count) < 0.5 if self.flip else np.zeros(count, bool)
 
     @property
-    def batch_sizes(self):
+    def batch_sizes(self) -> list[int]:
         """Images in a batch, and in the smaller one at the end if there is one."""
         rest = len(self.images) % self.batch_size
         return [self.batch_size] + [rest] * (rest > 0 and not self.drop_remainder)
 
-    def __len__(self):
+    def __len__(self) -> int:
         full = len(self.images) // self.batch_size
         return full + len(self.batch_sizes) - 1
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of a data set of {len(self)} batches.")
         self._served += 1
@@ -110,15 +117,15 @@ class ImageDataset(keras.utils.PyDataset):
         images[mirror] = images[mirror, :, ::-1]
         return (images,) if self.labels is None else (images, self.labels[chosen])
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         self.on_epoch_begin()
         yield from super().__iter__()
 
-    def on_epoch_begin(self):
+    def on_epoch_begin(self) -> None:
         """Notes that an epoch has begun; `fit` and `for batch in dataset` call it."""
         self._begun = True
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         """Moves on to the next epoch, if all batches of this one have been served.
 
         `fit` also calls this before its first epoch, sometimes after it took a batch or two.
@@ -126,7 +133,7 @@ class ImageDataset(keras.utils.PyDataset):
         if self._begun and self._served >= len(self):
             self.epoch += 1
 
-    def to_tf_dataset(self):
+    def to_tf_dataset(self) -> Any:
         """The same batches as a `tf.data.Dataset`, on which the TensorFlow backend trains.
 
         TensorFlow does not tune it, because `fit` would wait for the tuning thread, which sleeps

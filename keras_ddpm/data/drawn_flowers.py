@@ -4,8 +4,12 @@ A flower is one petal outline, repeated around a centre. `benchmarks/read_flower
 colour and the number of petals back from pixels, so that samples of a model can be checked.
 """
 
-import numpy as np
+from __future__ import annotations
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from keras_ddpm.types import ImageSize
 from keras_ddpm.validation import check_int, check_labels, check_size
 
 COLOURS = ("red", "yellow", "blue", "violet", "pink", "white")
@@ -15,30 +19,35 @@ CLASS_NAMES = tuple(f"{colour} {petals}-petalled" for colour in COLOURS for peta
 MIN_SIZE = 16  # below this, eight petals are no longer countable
 
 # Petal colours, RGB in 0..1, in the order of COLOURS: near the centre, and at the tip.
-PETAL_BASE = np.float32(
+PETAL_BASE = np.array(
     [[0.60, 0.04, 0.10], [0.98, 0.64, 0.06], [0.16, 0.22, 0.68],
-     [0.36, 0.12, 0.58], [0.86, 0.26, 0.52], [0.82, 0.86, 0.78]]
+     [0.36, 0.12, 0.58], [0.86, 0.26, 0.52], [0.82, 0.86, 0.78]],
+    np.float32,
 )  # fmt: skip
-PETAL_TIP = np.float32(
+PETAL_TIP = np.array(
     [[0.94, 0.16, 0.14], [1.00, 0.88, 0.22], [0.34, 0.54, 0.98],
-     [0.66, 0.38, 0.90], [1.00, 0.64, 0.78], [1.00, 1.00, 0.98]]
+     [0.66, 0.38, 0.90], [1.00, 0.64, 0.78], [1.00, 1.00, 0.98]],
+    np.float32,
 )  # fmt: skip
 # The disc in the middle contrasts with the petals around it.
-_CENTRE = np.float32(
+_CENTRE = np.array(
     [[0.98, 0.80, 0.25], [0.48, 0.25, 0.08], [0.99, 0.86, 0.35],
-     [0.99, 0.82, 0.30], [0.99, 0.88, 0.42], [0.98, 0.74, 0.12]]
+     [0.99, 0.82, 0.30], [0.99, 0.88, 0.42], [0.98, 0.74, 0.12]],
+    np.float32,
 )  # fmt: skip
 # Backgrounds run from a top colour to a bottom colour; none of them is a petal colour.
-GROUND_TOP = np.float32(
+GROUND_TOP = np.array(
     [[0.42, 0.60, 0.34], [0.20, 0.38, 0.26], [0.40, 0.33, 0.26],
-     [0.34, 0.42, 0.46], [0.54, 0.66, 0.68]]
+     [0.34, 0.42, 0.46], [0.54, 0.66, 0.68]],
+    np.float32,
 )  # fmt: skip
-GROUND_BOTTOM = np.float32(
+GROUND_BOTTOM = np.array(
     [[0.20, 0.38, 0.16], [0.08, 0.20, 0.14], [0.22, 0.17, 0.12],
-     [0.16, 0.24, 0.24], [0.34, 0.50, 0.40]]
+     [0.16, 0.24, 0.24], [0.34, 0.50, 0.40]],
+    np.float32,
 )  # fmt: skip
 
-LEAF = np.float32([0.24, 0.46, 0.18])
+LEAF = np.array([0.24, 0.46, 0.18], np.float32)
 BROWN_CENTRE = _CENTRE[1]
 
 _NUMBERS_PER_IMAGE = 64  # random numbers set aside for each picture; drawing uses about 50
@@ -46,7 +55,12 @@ _PIXELS_PER_CHUNK = 1 << 16  # small enough for a chunk's arrays to stay in the 
 _OVERSAMPLE = 2  # edges are already soft by formula; 2 x 2 averaging hides what is left
 
 
-def draw_flowers(num_images, image_size=32, seed=0, labels=None):
+def draw_flowers(
+    num_images: int,
+    image_size: ImageSize = 32,
+    seed: int = 0,
+    labels: ArrayLike | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws labelled pictures of flowers.
 
     Picture i depends only on `seed`, i and its label, so a short data set is the beginning of a
@@ -241,7 +255,7 @@ def _mix(under, over, share):
     return under + (over - under) * share[..., None]
 
 
-def _balanced_labels(num_images, seed):
+def _balanced_labels(num_images, seed) -> np.ndarray:
     """Shuffle the classes block after block, so that every beginning is balanced too."""
     blocks = -(-num_images // len(CLASS_NAMES))
     order = np.random.default_rng((seed, 1)).random((blocks, len(CLASS_NAMES)))

@@ -1,9 +1,12 @@
 """Images from a folder, decoded once by Pillow in a thread pool."""
 
+from __future__ import annotations
+
 import functools
 import os
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps, features
 
 from keras_ddpm.data.images import ImageSet, bits_of, check_request, fit_image
+from keras_ddpm.types import ImageSize, PathLike
 from keras_ddpm.validation import check_class_names, check_path
 
 # What is read, and the decoder of Pillow that each needs. .avif is read where Pillow can.
@@ -31,8 +35,13 @@ FORMATS = {
 
 
 def load_folder(
-    folder, image_size=64, channels=3, background="white", num_images=None, class_names=None
-):
+    folder: PathLike,
+    image_size: ImageSize = 64,
+    channels: int = 3,
+    background: str = "white",
+    num_images: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> ImageSet:
     """Loads every image in a folder and its sub-folders.
 
     When every image is in a sub-folder, the sub-folders directly in `folder` are the classes, also
@@ -57,7 +66,7 @@ def load_folder(
     size = check_request(image_size, channels, num_images)
     folder = check_path("folder", folder).expanduser()
     try:
-        background = ImageColor.getrgb(background)[:3]
+        backdrop = ImageColor.getrgb(background)[:3]
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f'background={background!r} must be a colour or "#rrggbb".') from error
     if not folder.is_dir():
@@ -82,16 +91,10 @@ def load_folder(
         labels = labels[:num_images]
     paths = paths[:num_images]
     images = np.empty((len(paths), *size, channels), np.uint8)
-    decoders = sorted({FORMATS[extension] for extension in extensions()})
 
     def read(index):
         try:
-            with Image.open(paths[index], formats=decoders) as image:
-                # A JPEG decoder can shrink by 2, 4 or 8, here to no less than twice what is needed.
-                image.draft(None, (2 * max(size),) * 2)
-                bits = bits_of(image)
-                image = ImageOps.exif_transpose(image)
-                images[index] = fit_image(image, size, channels, background, bits)
+            images[index] = read_image(paths[index], size, channels, backdrop)
         except Exception as error:  # a damaged file can make a decoder raise nearly anything
             return f"{type(error).__name__}: {error}"
         return None
@@ -106,6 +109,41 @@ def load_folder(
     if not good:
         raise ValueError(f"none of the {len(paths)} images in {folder} can be read: {reasons[0]}")
     return ImageSet(images[good], None if labels is None else labels[good], class_names)
+
+
+def read_image(path, size, channels, background=(255, 255, 255)):
+    """One file as uint8 `(height, width, channels)`, see `fit_image`."""
+    decoders = sorted({FORMATS[extension] for extension in extensions()})
+    with Image.open(path, formats=decoders) as image:
+        # A JPEG decoder can shrink by 2, 4 or 8, here to no less than twice what is needed.
+        image.draft(None, (2 * max(size),) * 2)
+        bits = bits_of(image)
+        return fit_image(ImageOps.exif_transpose(image), size, channels, background, bits)
+
+
+def read_photographs(argument, photographs, size, channels):
+    """Paths and Pillow images, one or a list, as uint8 `(n, height, width, channels)`.
+
+    Errors call them `argument`. What is neither is returned as it is.
+    """
+    several = photographs if isinstance(photographs, list | tuple) else [photographs]
+    if not several or not all(isinstance(one, str | Path | Image.Image) for one in several):
+        return photographs
+    images = []
+    for one in several:
+        try:
+            if isinstance(one, Image.Image):
+                images.append(fit_image(ImageOps.exif_transpose(one), size, channels))
+            elif not Path(one).is_file():
+                raise FileNotFoundError("there is no such file")
+            else:
+                images.append(read_image(one, size, channels))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{argument}={str(one)!r}: {error}.") from error
+        except Exception as error:  # a damaged file can make a decoder raise nearly anything
+            text = f"{argument}={str(one)!r} cannot be read: {type(error).__name__}: {error}"
+            raise ValueError(text) from error
+    return np.stack(images)
 
 
 @functools.cache

@@ -1,5 +1,8 @@
 """A set of images in memory, and how one image is brought to its size."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +32,7 @@ class ImageSet:
 
     images: np.ndarray  # uint8 `(n, height, width, channels)`
     labels: np.ndarray | None = None  # ints from 0, or class names, `(n,)`; kept as int32
-    class_names: tuple[str, ...] | None = None
+    class_names: Sequence[str] | None = None
 
     def __post_init__(self):
         images = np.asarray(self.images)
@@ -49,7 +52,7 @@ class ImageSet:
             labels = check_labels("labels", self.labels, len(images), count, self.class_names)
             object.__setattr__(self, "labels", labels)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
     def __repr__(self):
@@ -57,13 +60,13 @@ class ImageSet:
         return f"ImageSet of {len(self)} images {self.images.shape[1:]}, {classes}"
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int | None:
         """How many classes there are; None without labels."""
         if self.labels is None:
             return None
         return len(self.class_names) if self.class_names else int(self.labels.max()) + 1
 
-    def split(self, fraction, seed=0):
+    def split(self, fraction: float, seed: int = 0) -> tuple[ImageSet, ImageSet]:
         """`(rest, held_out)`: holds out a random share, the same for the same length and seed."""
         check_number("fraction", fraction, "(0, 1)")
         check_int("seed", seed, minimum=0)
@@ -74,13 +77,13 @@ class ImageSet:
         held_out, rest = np.sort(order[:num_held_out]), np.sort(order[num_held_out:])
         return self.take(rest), self.take(held_out)
 
-    def take(self, indices):
+    def take(self, indices: np.ndarray | Sequence[int]) -> ImageSet:
         """The images of these numbers."""
         labels = None if self.labels is None else self.labels[indices]
         return ImageSet(self.images[indices], labels, self.class_names)
 
 
-def check_request(image_size, channels, num_images):
+def check_request(image_size, channels, num_images) -> tuple[int, int]:
     """Checks what every loader is asked for; returns (height, width)."""
     if check_int("channels", channels) not in (1, 3):
         raise ValueError(f"channels={channels!r} must be 3 for colour or 1 for grey.")

@@ -1,6 +1,9 @@
 """MNIST, Fashion-MNIST and CIFAR-10: from a file, or downloaded by Keras."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import keras
@@ -8,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from keras_ddpm.data.images import ImageSet, check_request, fit_image
+from keras_ddpm.types import ImageSize, PathLike
 from keras_ddpm.validation import check_choice, check_labels, check_path
 
 SPLITS = ("train", "test")
@@ -21,7 +25,14 @@ KERAS_DATASETS = {
 }
 
 
-def load_keras_dataset(name, split="train", image_size=64, channels=3, num_images=None, roots=()):
+def load_keras_dataset(
+    name: PathLike,
+    split: str = "train",
+    image_size: ImageSize = 64,
+    channels: int = 3,
+    num_images: int | None = None,
+    roots: Iterable[PathLike] = (),
+) -> ImageSet:
     """Loads MNIST, Fashion-MNIST or CIFAR-10, from a file if there is one.
 
     The file is called mnist.npz, fashion_mnist.npz or cifar10.npz, and holds the arrays x_train,

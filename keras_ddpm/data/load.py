@@ -1,7 +1,10 @@
 """`load_images`: a set of images by name, from any source."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +13,7 @@ from keras_ddpm.data.folder import class_folders, is_image, is_visible, load_fol
 from keras_ddpm.data.images import ImageSet, check_request
 from keras_ddpm.data.keras_datasets import is_keras_dataset, load_keras_dataset
 from keras_ddpm.data.tfds import is_prepared, load_tfds
+from keras_ddpm.types import ImageSize, PathLike
 from keras_ddpm.validation import check_choice, check_int, check_path
 
 DATA_ENVIRONMENT_VARIABLE = "KERAS_DDPM_DATA"
@@ -23,15 +27,15 @@ FOLDER_SPLITS = {
 
 
 def load_images(
-    name,
-    split=None,
-    image_size=64,
-    channels=3,
-    data_dir=None,
-    background="white",
-    num_images=None,
-    seed=0,
-):
+    name: PathLike,
+    split: str | None = None,
+    image_size: ImageSize = 64,
+    channels: int = 3,
+    data_dir: PathLike | None = None,
+    background: str = "white",
+    num_images: int | None = None,
+    seed: int = 0,
+) -> ImageSet:
     """Loads a set of images by name: the embedded set, a published one, or a folder.
 
     Args:
@@ -74,7 +78,7 @@ def load_images(
     roots = [root for root in (data_dir, os.environ.get(DATA_ENVIRONMENT_VARIABLE)) if root]
     if name == "drawn_flowers":
         return _draw(split or "train", image_size, channels, num_images, seed)
-    options = {"image_size": image_size, "channels": channels, "num_images": num_images}
+    options: dict[str, Any] = dict(image_size=image_size, channels=channels, num_images=num_images)
     if is_keras_dataset(name):
         return load_keras_dataset(name, split or "train", roots=roots, **options)
     folder = _find_folder(name, roots)

@@ -1,5 +1,7 @@
 """Images from TensorFlow Datasets, as NumPy arrays."""
 
+from __future__ import annotations
+
 import os
 import re
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from keras_ddpm.data.images import ImageSet, check_request, fit_image, to_8_bits
+from keras_ddpm.types import ImageSize, PathLike
 from keras_ddpm.validation import check_path, did_you_mean
 
 ALTERNATIVES = (
@@ -17,7 +20,14 @@ ALTERNATIVES = (
 )
 
 
-def load_tfds(name, split="train", image_size=64, channels=3, data_dir=None, num_images=None):
+def load_tfds(
+    name: PathLike,
+    split: str = "train",
+    image_size: ImageSize = 64,
+    channels: int = 3,
+    data_dir: PathLike | None = None,
+    num_images: int | None = None,
+) -> ImageSet:
     """Loads an image data set of TensorFlow Datasets (TFDS), and downloads it if necessary.
 
     Any data set with an "image" feature will do; a "label" feature of classes gives the labels.

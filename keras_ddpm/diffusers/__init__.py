@@ -1,7 +1,10 @@
 """Folders of Hugging Face diffusers, read and written without torch and without diffusers."""
 
+from __future__ import annotations
+
 import json
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -12,6 +15,7 @@ from keras_ddpm.diffusers.files import WEIGHTS, WEIGHTS_INDEX, read_json, read_t
 from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.files import atomic_write, make_writable
 from keras_ddpm.model import DiffusionModel
+from keras_ddpm.types import ImageSize, PathLike
 from keras_ddpm.unet import UNet
 from keras_ddpm.validation import check_instance, check_path
 
@@ -24,10 +28,10 @@ class Converted(NamedTuple):
 
     network: UNet
     diffusion: GaussianDiffusion
-    sampling: dict  # the options of `generate` that the folder asks for: spacing, clip_denoised
+    sampling: dict[str, Any]  # options of `generate` that the folder asks for, such as spacing
 
 
-def from_diffusers(folder, image_size=None):
+def from_diffusers(folder: PathLike, image_size: ImageSize | None = None) -> Converted:
     """Reads a model of Hugging Face diffusers, such as google/ddpm-cifar10-32.
 
     Args:
@@ -76,7 +80,7 @@ def from_diffusers(folder, image_size=None):
     return Converted(network, diffusion, sampling)
 
 
-def to_diffusers(model, folder):
+def to_diffusers(model: DiffusionModel, folder: PathLike) -> Path:
     """Writes a folder that `DDPMPipeline.from_pretrained` of Hugging Face diffusers runs.
 
     It holds the averaged network, bit for bit. The pipeline has no labels: load the folder's

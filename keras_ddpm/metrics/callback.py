@@ -1,6 +1,10 @@
 """Distances between samples and data, logged while a network learns."""
 
-import numpy as np
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import ArrayLike
 
 from keras_ddpm.callbacks.sampling import SamplingCallback, check_drawable
 from keras_ddpm.devices import process
@@ -9,7 +13,8 @@ from keras_ddpm.metrics.extractors import extract
 from keras_ddpm.metrics.frechet import frechet_distance, warn_if_singular
 from keras_ddpm.metrics.kid import kid
 from keras_ddpm.metrics.nearest import nearest_grid, nearest_neighbours
-from keras_ddpm.plotting import save_image
+from keras_ddpm.plotting import save_image, visible_scale
+from keras_ddpm.types import Extractor, PathLike
 from keras_ddpm.validation import check_function, check_images, check_int, check_path
 
 MAX_KID_IMAGES = 10_000  # of the data, because kid compares every pair
@@ -19,9 +24,8 @@ SHOWN = 16  # samples in the picture of nearest images
 class EvaluateSamples(SamplingCallback):
     """Measures samples of the averaged weights against data, every few epochs.
 
-    It logs `frechet`, the Fréchet distance, and `kid` with its standard error `kid_error`. They are
-    NaN in epochs without an evaluation, so that `CSVLogger`, placed after this callback, finds the
-    same columns in each epoch. Compare only Fréchet distances of equal `num_images`.
+    It logs `frechet`, the Fréchet distance, and `kid` with its standard error `kid_error`, in the
+    epochs with an evaluation. Compare only Fréchet distances of equal `num_images`.
 
     Args:
         extractor: a function from images to features, see `extract`.
@@ -41,7 +45,15 @@ class EvaluateSamples(SamplingCallback):
     ```
     """
 
-    def __init__(self, extractor, images, every=5, num_images=1000, directory=None, **sampling):
+    def __init__(
+        self,
+        extractor: Extractor,
+        images: ArrayLike,
+        every: int = 5,
+        num_images: int = 1000,
+        directory: PathLike | None = None,
+        **sampling: Any,
+    ):
         super().__init__(every, check_int("num_images", num_images, minimum=3), **sampling)
         self.extractor = check_function("extractor", extractor, "a function of images")
         self.images = check_images("images", images)
@@ -62,16 +74,14 @@ class EvaluateSamples(SamplingCallback):
         warn_if_singular("num_images", self.reference, self.num_images)
 
     def on_epoch_end(self, epoch, logs=None):
-        results = dict.fromkeys(("frechet", "kid", "kid_error"), np.nan)
-        if self.is_due(epoch):
-            samples = self.draw()
-            features = extract(self.extractor, samples)
-            some = self.reference[:: -(-len(self.reference) // MAX_KID_IMAGES)]
-            results["frechet"] = frechet_distance(features, self.reference)
-            results["kid"], results["kid_error"] = kid(features, some)
-            if self.directory is not None:
-                indices, _ = nearest_neighbours(samples[:SHOWN], self.images)
-                grid = nearest_grid(samples[:SHOWN], self.images, indices)
-                save_image(self.directory / f"nearest_{epoch + 1:04d}.png", grid)
-        if logs is not None:
-            logs.update(results)
+        if not self.is_due(epoch):
+            return
+        samples, logs = self.draw(), {} if logs is None else logs
+        features = extract(self.extractor, samples)
+        some = self.reference[:: -(-len(self.reference) // MAX_KID_IMAGES)]
+        logs["frechet"] = frechet_distance(features, self.reference)
+        logs["kid"], logs["kid_error"] = kid(features, some)
+        if self.directory is not None:
+            indices, _ = nearest_neighbours(samples[:SHOWN], self.images)
+            grid = nearest_grid(samples[:SHOWN], self.images, indices)
+            save_image(self.directory / f"nearest_{epoch + 1:04d}.png", grid, visible_scale(grid))

@@ -1,12 +1,16 @@
 """Features of images, batch by batch. An extractor is any function from images to features."""
 
+from __future__ import annotations
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_ddpm.pixels import to_uint8
+from keras_ddpm.types import Extractor
 from keras_ddpm.validation import check_function, check_images, check_int, to_array
 
 
-def extract(extractor, images, batch_size=1024):
+def extract(extractor: Extractor, images: ArrayLike, batch_size: int = 1024) -> np.ndarray:
     """The features of many images.
 
     Args:
@@ -33,7 +37,7 @@ def extract(extractor, images, batch_size=1024):
     return features
 
 
-def check_features(name, features, minimum=1):
+def check_features(name, features, minimum=1) -> np.ndarray:
     """Returns features `(n, d)` as float64 if there are `minimum` rows of finite numbers."""
     features = to_array(name, features)
     if features.ndim != 2 or features.shape[1] == 0 or len(features) < minimum:
@@ -52,7 +56,7 @@ def check_features(name, features, minimum=1):
     return features
 
 
-def check_features_pair(features_a, features_b, minimum):
+def check_features_pair(features_a, features_b, minimum) -> tuple[np.ndarray, np.ndarray]:
     """Both of two sets of features, if they have the same columns."""
     a = check_features("features_a", features_a, minimum)
     b = check_features("features_b", features_b, minimum)

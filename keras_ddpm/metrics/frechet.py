@@ -4,15 +4,18 @@ Dowson & Landau (1982) gave the closed form; Heusel et al. (2017) measured gener
 it, on features of an Inception network ("FID"). Here the features are any.
 """
 
+from __future__ import annotations
+
 import warnings
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_ddpm.metrics.extractors import check_features, check_features_pair
 from keras_ddpm.validation import check_array, check_int
 
 
-def frechet_distance(features_a, features_b):
+def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
     """d² = |μ_a − μ_b|² + tr(C_a + C_b − 2 (C_a C_b)^½), from samples of both.
 
     The estimate is biased upward by about 1 / n: two sets of one distribution do not give 0, but
@@ -32,7 +35,9 @@ def frechet_distance(features_a, features_b):
     return frechet_distance_of_moments(*moments)
 
 
-def frechet_distance_of_moments(mean_a, covariance_a, mean_b, covariance_b):
+def frechet_distance_of_moments(
+    mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLike, covariance_b: ArrayLike
+) -> float:
     """d² between two Gaussians, as `frechet_distance` between samples of them.
 
     Means are float64 `(d,)`; covariances float64 `(d, d)`, symmetric, possibly singular.
@@ -53,7 +58,7 @@ def frechet_distance_of_moments(mean_a, covariance_a, mean_b, covariance_b):
     return max(float(shift + spread - 2 * overlap), 0.0)
 
 
-def frechet_bias(features, count=None):
+def frechet_bias(features: ArrayLike, count: int | None = None) -> float:
     """The expected distance of `count` samples from their own distribution, about.
 
     For Gaussians and to first order in 1 / n, with λ the eigenvalues of the covariance, it is

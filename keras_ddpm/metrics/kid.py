@@ -1,12 +1,15 @@
 """The kernel distance between two sets of features ("KID"), and its standard error."""
 
+from __future__ import annotations
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_ddpm.metrics.extractors import check_features_pair
 from keras_ddpm.validation import check_int
 
 
-def kid(features_a, features_b, block_size=512):
+def kid(features_a: ArrayLike, features_b: ArrayLike, block_size: int = 512) -> tuple[float, float]:
     """The squared maximum mean discrepancy with the kernel k(x, y) = (x·y / d + 1)³.
 
     Bińkowski et al. (2018), "Demystifying MMD GANs". It has no bias for any number of samples.

@@ -1,14 +1,18 @@
 """Features from a small classifier that is trained on the spot."""
 
+from __future__ import annotations
+
 import hashlib
 
 import keras
 import numpy as np
 from keras import layers
+from numpy.typing import ArrayLike
 
 from keras_ddpm.data.dataset import ImageDataset
 from keras_ddpm.files import atomic_write, is_damaged, make_writable
 from keras_ddpm.pixels import to_uint8
+from keras_ddpm.types import PathLike
 from keras_ddpm.validation import check_images, check_int, check_labels, check_path
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 8, 64, 2e-3
@@ -38,7 +42,13 @@ class LeNetFeatures:
     ```
     """
 
-    def __init__(self, images, labels, seed=0, cache=None):
+    def __init__(
+        self,
+        images: ArrayLike,
+        labels: ArrayLike,
+        seed: int = 0,
+        cache: PathLike | None = None,
+    ):
         images = to_uint8(check_images("images", images))
         labels = check_labels("labels", labels, len(images))
         if min(images.shape[1:3]) < MIN_SIDE:
@@ -61,11 +71,11 @@ class LeNetFeatures:
         features = self.classifier.get_layer("features").output
         self.network = keras.Model(self.classifier.inputs, features)
 
-    def __call__(self, images):
+    def __call__(self, images: ArrayLike) -> np.ndarray:
         """Features float32 `(n, 84)` of images as in training."""
         return self.network.predict(self._check(images), batch_size=256, verbose=0)
 
-    def accuracy(self, images, labels):
+    def accuracy(self, images: ArrayLike, labels: ArrayLike) -> float:
         """The share of images that are classified as labelled, a float in [0, 1]."""
         scores = self.classifier.predict(self._check(images), batch_size=256, verbose=0)
         labels = check_labels("labels", labels, *scores.shape)

@@ -1,16 +1,22 @@
 """The training images nearest to samples: whether a model copies them."""
 
+from __future__ import annotations
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_ddpm.metrics.extractors import extract
 from keras_ddpm.pixels import to_uint8
 from keras_ddpm.plotting import image_grid
+from keras_ddpm.types import Extractor
 from keras_ddpm.validation import check_function, check_images, check_int, to_array
 
 ROWS, OTHER_ROWS = 256, 1024  # of samples and of training images that are compared at once
 
 
-def memorised_share(samples, training_images, features=None):
+def memorised_share(
+    samples: ArrayLike, training_images: ArrayLike, features: Extractor | None = None
+) -> tuple[float, float]:
     """How many samples are copies of training images.
 
     A sample counts as memorised if its nearest training image is at most a third as far as its
@@ -29,7 +35,12 @@ def memorised_share(samples, training_images, features=None):
     return float(np.mean(nearest <= second / 3)), float(np.median(nearest))
 
 
-def nearest_neighbours(samples, training_images, k=1, features=None):
+def nearest_neighbours(
+    samples: ArrayLike,
+    training_images: ArrayLike,
+    k: int = 1,
+    features: Extractor | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """The training images nearest to each sample; of equally near ones the first comes first.
 
     Args:
@@ -65,7 +76,7 @@ def nearest_neighbours(samples, training_images, k=1, features=None):
     return indices, distances / unit
 
 
-def nearest_grid(samples, training_images, indices):
+def nearest_grid(samples: ArrayLike, training_images: ArrayLike, indices: ArrayLike) -> np.ndarray:
     """A picture of each sample, with its nearest training images to the right.
 
     `indices` are ints `(n, k)`, as `nearest_neighbours` returns them. Returns uint8

@@ -4,16 +4,20 @@ Keras writes the files. A model that was saved on one backend loads on every oth
 backend cannot export another can.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import warnings
 from pathlib import Path
+from typing import Any, Literal
 
 import keras
 
 from keras_ddpm.files import make_writable
 from keras_ddpm.model.saving import copy_network
-from keras_ddpm.samplers import Heun, get_sampler
+from keras_ddpm.samplers import Heun, Sampler, get_sampler
 from keras_ddpm.samplers.noise import SEED_DTYPE
+from keras_ddpm.types import PathLike
 from keras_ddpm.validation import check_bool, check_choice
 
 # Format -> backend -> the packages that Keras needs.
@@ -27,7 +31,13 @@ SAMPLER_FORMATS = {**NETWORK_FORMATS, "onnx": {"tensorflow": ("tf2onnx", "onnx")
 class Export:
     """The part of a `DiffusionModel` that writes files for other runtimes."""
 
-    def export(self, filepath, format="tf_saved_model", verbose=False, **kwargs):
+    def export(
+        self,
+        filepath: PathLike,
+        format: Literal["tf_saved_model", "onnx"] = "tf_saved_model",
+        verbose: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Writes the averaged network, as `keras.Model.export`.
 
         The artifact takes what the network takes, with any batch size, and returns what
@@ -52,14 +62,14 @@ class Export:
 
     def export_sampler(
         self,
-        filepath,
-        format="tf_saved_model",
-        sampler="ddim",
-        clip_denoised=None,
-        guided=False,
-        export_options=None,
-        **options,
-    ):
+        filepath: PathLike,
+        format: Literal["tf_saved_model", "onnx"] = "tf_saved_model",
+        sampler: str | Sampler = "ddim",
+        clip_denoised: bool | float | None = None,
+        guided: bool = False,
+        export_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         """Writes the whole sampling: what `generate` computes, as one program.
 
         The artifact takes a dict, each entry with any batch size: `noise` float32 `(batch, ...)`,
@@ -118,7 +128,9 @@ class Export:
         for package in backends[backend]:
             if importlib.util.find_spec(package) is None:
                 extra = "tensorflow" if package == "tensorflow" else "export"
-                raise ImportError(f'format={format!r} needs {package}: pip install -e ".[{extra}]"')
+                raise ImportError(
+                    f'format={format!r} needs {package}: pip install "keras-ddpm[{extra}]"'
+                )
         make_writable(Path(filepath).parent)
         network = self.ema_network
         is_mixed = any("float16" in layer.compute_dtype for layer in network.layers)

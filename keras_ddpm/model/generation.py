@@ -27,7 +27,7 @@ class Generation:
         noise=None,
         given=(),
         batch_size=64,
-        progress=False,
+        progress=None,
         return_trajectory=False,
         **options,
     ):
@@ -46,7 +46,8 @@ class Generation:
             noise: optional float array `(num_images, ...)`, x_T.
             given: arrays `(num_images, ...)` for the sampler's steps, see `StepInputs`.
             batch_size: int, how many images are in memory at once.
-            progress: bool, whether to show a progress bar.
+            progress: bool, whether to show a progress bar; None shows one in a terminal, after two
+                seconds.
             return_trajectory: True for every step, an int for so many evenly spaced ones, or a
                 list of step numbers.
             **options: options of a sampler given by name: steps, spacing, timesteps, eta.
@@ -65,7 +66,8 @@ class Generation:
         steps = len(request["sampler"].plan(self.diffusion))
         request["frames"] = choose_frames("return_trajectory", return_trajectory, steps)
         request["batch_size"] = check_int("batch_size", batch_size)
-        check_bool("progress", progress)
+        if progress is not None:
+            check_bool("progress", progress)
         count = len(request["noise"])
         if not isinstance(given, tuple | list) or any(np.shape(a)[:1] != (count,) for a in given):
             raise ValueError(f"given must be a tuple of arrays ({count}, ...).")

@@ -1,15 +1,18 @@
 """Models read from files and presets, with clear errors."""
 
+from __future__ import annotations
+
 import zipfile
 
 import keras
 
 from keras_ddpm.files import is_damaged
 from keras_ddpm.model.model import DiffusionModel
+from keras_ddpm.types import PathLike
 from keras_ddpm.validation import check_path
 
 
-def load_diffusion_model(source, dtype_policy=None):
+def load_diffusion_model(source: PathLike, dtype_policy: str | None = None) -> DiffusionModel:
     """The `DiffusionModel` of a file or a preset; that of a file is compiled if it was when saved.
 
     Args:

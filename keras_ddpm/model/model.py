@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_ddpm.backend import TrainStep, network_function
+from keras_ddpm.described import Described
 from keras_ddpm.devices import check_batches
 from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.model import faults
@@ -21,11 +22,29 @@ VALIDATION_SEED = 2020  # any fixed number: each evaluation then draws the same 
 
 
 @keras.saving.register_keras_serializable("keras_ddpm")
-class DiffusionModel(TrainStep, Training, Weights, Generation, Saving, Export, keras.Model):
+class DiffusionModel(
+    Described, TrainStep, Training, Weights, Generation, Saving, Export, keras.Model
+):
     """Trains a denoiser with `fit`, and samples from its averaged weights with `generate`.
 
-    `fit` and `evaluate` take images, or (images, labels), from NumPy, tf.data, a PyDataset or a
-    torch DataLoader: uint8, or float in [-1, 1], `(batch, height, width, channels)`.
+    ```python
+    network = UNet(16, widths=(8, 16), has_attention=(False, True))
+    model = DiffusionModel(network, GaussianDiffusion())
+    model.compile(optimizer=keras.optimizers.Adam(2e-4), loss="mse")
+    model.fit(np.zeros((32, 16, 16, 3), "uint8"), batch_size=8, epochs=1)
+    samples = model.generate(4, sampler="ddim", steps=20, seed=0)
+    model.save("model.keras")
+    ```
+
+    What one calls:
+
+    - `compile`, `fit`, `evaluate`: as with any Keras model. They take images, or (images, labels),
+      from NumPy, tf.data, a PyDataset or a torch DataLoader: uint8, or float in [-1, 1],
+      `(batch, height, width, channels)`.
+    - `generate`, `watch`: samples, at once or while they emerge.
+    - `save`, `save_to_preset`, `from_preset`: files and folders with all that is needed.
+    - `export_sampler`, `export`: files that run without Keras.
+    - `with_dtype_policy`: the same model in another precision.
 
     Args:
         network: a `UNet` or `MLP`, or another functional `keras.Model` that is called as
@@ -39,14 +58,6 @@ class DiffusionModel(TrainStep, Training, Weights, Generation, Saving, Export, k
         min_snr_gamma: optional float > 0, see `min_snr_weights`. None gives all timesteps the same
             loss weight (Ho et al.).
         seed: optional int, for timesteps, noise and label dropout.
-
-    ```python
-    network = UNet(16, widths=(8, 16), has_attention=(False, True))
-    model = DiffusionModel(network, GaussianDiffusion())
-    model.compile(optimizer=keras.optimizers.Adam(2e-4), loss="mse")
-    model.fit(np.zeros((32, 16, 16, 3), "uint8"), batch_size=8, epochs=1)
-    samples = model.generate(4, sampler="ddim", steps=20, seed=0)
-    ```
     """
 
     def __init__(

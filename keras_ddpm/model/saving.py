@@ -1,6 +1,9 @@
 """What a `.keras` file holds of a `DiffusionModel`, and copies of models and networks."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any, Literal, Self
 
 import keras
 import numpy as np
@@ -10,6 +13,7 @@ from keras_ddpm.devices import alone
 from keras_ddpm.files import atomic_write
 from keras_ddpm.layers import choose_policy
 from keras_ddpm.presets import STATES, read_preset, write_preset
+from keras_ddpm.types import PathLike
 
 NO_OTHER_WEIGHTS = (
     "a DiffusionModel cannot follow what enable_lora and quantize do to a network. Make the model "
@@ -20,7 +24,13 @@ NO_OTHER_WEIGHTS = (
 class Saving:
     """The part of a `DiffusionModel` that writes it and reads it back, on any backend."""
 
-    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+    def save(
+        self,
+        filepath: PathLike,
+        overwrite: bool = True,
+        zipped: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
         """As `keras.Model.save`, but the file is complete or as it was before.
 
         One of several processes can do it without the others.
@@ -35,7 +45,12 @@ class Saving:
             with atomic_write(filepath) as partial:
                 super().save(partial, zipped=zipped, **kwargs)
 
-    def save_to_preset(self, folder, description="", dtype="float16"):
+    def save_to_preset(
+        self,
+        folder: PathLike,
+        description: str = "",
+        dtype: Literal["float16", "float32"] = "float16",
+    ) -> Path:
         """Writes a preset: a folder with config, averaged weights and model card.
 
         In float16 it takes an eighth of the bytes of `save`. Use `save` to go on with a training.
@@ -54,7 +69,7 @@ class Saving:
         return write_preset(self, folder, description, dtype)
 
     @classmethod
-    def from_preset(cls, preset):
+    def from_preset(cls, preset: PathLike) -> Self:
         """The model of a preset, on any backend. It is not compiled.
 
         `preset` is a folder, or one of `list_presets`. Without such a preset there is a
@@ -65,7 +80,7 @@ class Saving:
         """
         return read_preset(cls, preset)
 
-    def with_dtype_policy(self, policy):
+    def with_dtype_policy(self, policy: str) -> Self:
         """A copy that computes under the policy `"float32"`, `"mixed_bfloat16"` or
         `"mixed_float16"`. Its weights are float32. It is not compiled.
 
@@ -104,7 +119,7 @@ class Saving:
     def _seed_states(self):
         return [v for v in self.non_trainable_variables if v.name == "seed_generator_state"]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         self.check_layout()
         return {
             "name": self.name,

@@ -21,7 +21,7 @@ DAMAGE = (AttributeError, KeyError, RecursionError, TypeError, ValueError)  # in
 STATES = ("data_mean", "updates")
 
 
-def list_presets():
+def list_presets() -> list[str]:
     """The names of the presets that come with the package, sorted.
 
     >>> list_presets()

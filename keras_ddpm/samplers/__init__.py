@@ -1,12 +1,17 @@
 """Samplers, and `sample`, which runs one with any denoiser."""
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_ddpm.clipping import check_clip_denoised
+from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.samplers.base import Sampler, SamplerWithEta, StepInputs, signal_levels
 from keras_ddpm.samplers.ddim import DDIM
 from keras_ddpm.samplers.ddpm import DDPM
@@ -16,12 +21,13 @@ from keras_ddpm.samplers.loop import SamplingLoop
 from keras_ddpm.samplers.noise import choose_seed, step_seeds
 from keras_ddpm.samplers.spacing import SPACINGS, choose_timesteps
 from keras_ddpm.samplers.trajectory import Trajectory, choose_frames, make_trajectory
+from keras_ddpm.types import Tensor
 from keras_ddpm.validation import check_array, check_choice, check_function, did_you_mean
 
 SAMPLERS = {"ddpm": DDPM, "ddim": DDIM, "dpm_solver++": DPMSolverPlusPlus, "heun": Heun}
 
 
-def get_sampler(sampler="ddim", **options):
+def get_sampler(sampler: str | Sampler = "ddim", **options: Any) -> Sampler:
     """The sampler that a user names, or gives.
 
     `options` are those of a sampler given by name, such as steps, spacing, timesteps and eta. None
@@ -52,15 +58,15 @@ def _words(options):
 
 
 def sample(
-    denoiser,
-    diffusion,
-    noise,
-    sampler="ddim",
-    clip_denoised=False,
-    seed=0,
-    return_trajectory=False,
-    **options,
-):
+    denoiser: Callable[..., Tensor],
+    diffusion: GaussianDiffusion,
+    noise: Tensor,
+    sampler: str | Sampler = "ddim",
+    clip_denoised: bool | float = False,
+    seed: int | None = 0,
+    return_trajectory: bool | int | Sequence[int] = False,
+    **options: Any,
+) -> Any:
     """Runs the reverse process of any denoiser, from noise to data.
 
     Args:

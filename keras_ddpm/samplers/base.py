@@ -1,22 +1,27 @@
 """What every sampler is: a choice of timesteps, coefficients computed once, and one pure step."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.samplers.spacing import SPACINGS, check_timesteps, choose_timesteps
+from keras_ddpm.types import Tensor
 from keras_ddpm.validation import check_choice, check_int, check_number
 
 
 class StepInputs(NamedTuple):
     """The inputs of a step besides x_t and its coefficients."""
 
-    t: Any  # scalar int32 tensor, the timestep of x_t
-    t_next: Any  # scalar int32 tensor, the next timestep; -1 is the clean image
-    previous_start: Any  # x̂₀ of the step before (at the first step: x_T), for multistep methods
-    noise: Any = None  # standard normal tensor like x_t if the sampler `is_stochastic`
-    given: tuple = ()  # tensors `(batch, ...)` that an edit passes to its sampler, such as a mask
+    t: Tensor  # scalar int32 tensor, the timestep of x_t
+    t_next: Tensor  # scalar int32 tensor, the next timestep; -1 is the clean image
+    previous_start: Tensor  # x̂₀ of the step before (at the first step: x_T), for multistep methods
+    noise: Tensor = None  # standard normal tensor like x_t if the sampler `is_stochastic`
+    given: tuple[Tensor, ...] = ()  # `(batch, ...)`, what an edit passes, such as a mask
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Sampler:
 
     steps: int | None = None
     spacing: str | None = None
-    timesteps: tuple | None = None
+    timesteps: Sequence[int] | None = None
 
     is_stochastic: ClassVar[bool] = False
     is_second_order: ClassVar[bool] = False
@@ -49,12 +54,12 @@ class Sampler:
         if self.timesteps is not None:
             object.__setattr__(self, "timesteps", check_timesteps(self.timesteps))
 
-    def plan(self, diffusion):
+    def plan(self, diffusion: GaussianDiffusion) -> np.ndarray:
         """The timesteps to visit, an int32 array `(steps,)`, in the order of the visits."""
         spacing = self.spacing or "trailing"
         return choose_timesteps(diffusion, self.steps, spacing, self.timesteps)
 
-    def suited_to(self, sample_shape):
+    def suited_to(self, sample_shape: Sequence[int]) -> Self:
         """This sampler with the spacing for images `(height, width, channels)`, or for points.
 
         Trained networks draw the best images with few `"trailing"` steps
@@ -66,23 +71,31 @@ class Sampler:
         is_default = self.spacing is None and self.is_second_order and len(sample_shape) != 3
         return replace(self, spacing="logsnr") if is_default else self
 
-    def coefficients(self, diffusion, timesteps):
+    def coefficients(
+        self, diffusion: GaussianDiffusion, timesteps: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """The coefficients of all steps of a plan: a dict of float64 arrays `(steps,)`."""
         raise NotImplementedError
 
-    def without_coefficients(self, **defaults):
+    def without_coefficients(self, **defaults: Any) -> Self:
         """A sampler with the same `step`. Those that are equal then share a compiled program.
 
         A subclass passes values for its options that only `coefficients` and `plan` read.
         """
         return replace(self, steps=None, spacing=None, timesteps=None, **defaults)
 
-    def check_given(self, given, shape):
+    def check_given(self, given: Sequence[Tensor], shape: Sequence[int]) -> None:
         """Refuses wrong `StepInputs.given` for x_t of this shape. A sampler that needs some
         defines it.
         """
 
-    def step(self, denoise, x_t, c, inputs):
+    def step(
+        self,
+        denoise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        x_t: Tensor,
+        c: dict[str, Tensor],
+        inputs: StepInputs,
+    ) -> tuple[Tensor, Tensor]:
         """x at the next timestep, and the x̂₀ that was predicted from x_t.
 
         Args:
@@ -94,7 +107,9 @@ class Sampler:
         raise NotImplementedError
 
 
-def signal_levels(diffusion, timesteps):
+def signal_levels(
+    diffusion: GaussianDiffusion, timesteps: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """ᾱ at each timestep and at the one after it; the image after the last one has ᾱ = 1."""
     here = diffusion.alphas_cumprod[timesteps]
     return here, np.append(here[1:], 1.0)
@@ -116,13 +131,15 @@ class SamplerWithEta(Sampler):
         check_number("eta", self.eta, "[0, inf)")
 
     @property
-    def is_stochastic(self):
+    def is_stochastic(self) -> bool:  # type: ignore[override]  # of the instance, not the class
         return self.eta > 0
 
     def without_coefficients(self):
         return super().without_coefficients(eta=float(self.is_stochastic))
 
-    def noise_levels(self, signal, next_signal):
+    def noise_levels(
+        self, signal: np.ndarray, next_signal: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """How much noise a step adds, and how much of the predicted noise it keeps.
 
         Together they are the noise at the next timestep: added² + kept² = 1 − ᾱ_s. Song et al.

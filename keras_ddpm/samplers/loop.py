@@ -5,12 +5,15 @@ its first and last step as arguments, so that progress bars, trajectories and `w
 pieces. Its tables of coefficients have spare rows, so that it serves any number of steps.
 """
 
+import sys
+import time
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_ddpm.backend import ANY_SIZE, compile_function
-from keras_ddpm.devices import gather_batch, num_devices, split_batch
+from keras_ddpm.devices import gather_batch, num_devices, process, split_batch
 from keras_ddpm.samplers.base import StepInputs
 from keras_ddpm.samplers.noise import SEED_DTYPE, step_noise, step_seeds
 from keras_ddpm.samplers.trajectory import make_trajectory
@@ -19,6 +22,7 @@ from keras_ddpm.validation import check_output
 MAX_PROGRAMS = 32  # that a loop keeps: one for each sampler, and on JAX for each size of batch
 TABLE_ROWS = 1024  # rows of a table of coefficients, or a multiple
 PIECES = 20  # in which a progress bar moves
+PATIENCE = 2  # seconds until it appears where nobody asked for it
 
 
 class SamplingLoop:
@@ -78,7 +82,7 @@ class SamplingLoop:
                 frame = ops.convert_to_numpy(before), ops.convert_to_numpy(x_start)
             yield last, x, frame
 
-    def sample(self, noise, sampler, seed, batch_size=64, frames=(), progress=False, **options):
+    def sample(self, noise, sampler, seed, batch_size=64, frames=(), progress=None, **options):
         """Samples from NumPy arrays of any length, with at most `batch_size` of them in memory.
 
         Returns float32 NumPy samples like `noise`; with `frames` also a `Trajectory`. The other
@@ -88,8 +92,11 @@ class SamplingLoop:
         total, steps, devices = len(noise), len(timesteps), num_devices()
         size = -(-min(batch_size, total) // devices) * devices
         seeds = step_seeds(seed, total, steps)
-        bar = keras.utils.Progbar(-(-total // size) * steps, unit_name="step") if progress else None
-        options["pauses"] = range(0, steps, max(1, steps // PIECES)) if progress else ()
+        if (show := progress) is None:  # several processes must run the same pieces
+            show = sys.stdout.isatty() and process()[1] == 1
+        visible_at = time.perf_counter() + (PATIENCE if progress is None else 0)
+        bar = keras.utils.Progbar(-(-total // size) * steps, unit_name="step") if show else None
+        options["pauses"] = range(0, steps, max(1, steps // PIECES)) if show else ()
         samples, kept = [], []
         for number, start in enumerate(range(0, total, size)):
             # The last batch is filled up with copies, so that one program serves all batches.
@@ -103,7 +110,7 @@ class SamplingLoop:
             for done, x_t, frame in pieces:
                 if frame:
                     frames_of_batch.append([part[:rest] for part in frame])
-                if bar:
+                if bar and time.perf_counter() >= visible_at:
                     bar.update(number * steps + done)
             samples.append(ops.convert_to_numpy(x_t)[:rest])
             kept.append(frames_of_batch)

@@ -1,5 +1,9 @@
 """Which of the T trained timesteps a sampler with fewer steps visits."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
 from keras_ddpm.diffusion import GaussianDiffusion
@@ -49,7 +53,12 @@ def logsnr(steps, diffusion):
 SPACINGS = {f.__name__: f for f in (linspace, leading, trailing, quadratic, logsnr)}
 
 
-def choose_timesteps(diffusion, steps=None, spacing="trailing", timesteps=None):
+def choose_timesteps(
+    diffusion: GaussianDiffusion,
+    steps: int | None = None,
+    spacing: str = "trailing",
+    timesteps: Sequence[int] | None = None,
+) -> np.ndarray:
     """Exactly `steps` distinct timesteps of a diffusion, descending, int32 `(steps,)`.
 
     The arguments are those of `Sampler`.
@@ -79,7 +88,7 @@ def choose_timesteps(diffusion, steps=None, spacing="trailing", timesteps=None):
     return wanted[::-1].astype("int32")
 
 
-def check_timesteps(timesteps):
+def check_timesteps(timesteps) -> tuple[int, ...]:
     """Returns an explicit list of timesteps as a tuple of ints, if it descends."""
     array = np.asarray(timesteps)
     if array.ndim != 1 or array.size < 1 or array.dtype.kind not in "iu":

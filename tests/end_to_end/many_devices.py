@@ -16,10 +16,9 @@ from unittest import mock
 import jax
 import keras
 import numpy as np
-from tools import TINY_RUN, make_model, run_command, states, tiny_network, to_options
+from tools import TINY_RUN, command, make_model, run_command, states, tiny_network, to_options
 
 from keras_ddpm import Checkpoint, ImageDataset
-from keras_ddpm.cli.train import train
 from keras_ddpm.devices import process, use_devices
 
 SIMULATED = 4
@@ -96,8 +95,8 @@ def run(folder, epochs, seed=0):
     """The command that trains, with a batch that two devices share, and a network of moments."""
     settings = {"run": str(folder), "training.epochs": epochs, "training.devices": "all"}
     settings |= {"data.validation_fraction": 0.25, "training.batch_size": 4, "training.seed": seed}
-    with mock.patch("keras_ddpm.cli.train.UNet", lambda size, channels, **_: tiny_network(size, 3)):
-        run_command(train, *to_options({**TINY_RUN, **settings}))
+    with mock.patch("keras_ddpm_cli.train.UNet", lambda size, channels, **_: tiny_network(size, 3)):
+        run_command(command("train", config=None), *to_options({**TINY_RUN, **settings}))
 
 
 def process_of_two(folder):

@@ -19,9 +19,9 @@ import signal
 import sys
 from pathlib import Path
 
-from tools import run_command, tiny_network
+from tools import command, run_command, tiny_network
 
-from keras_ddpm.cli import train
+from keras_ddpm_cli import train
 
 
 def kill_at(wanted, count):
@@ -55,7 +55,7 @@ moments = [argument for argument in sys.argv[1:] if ":" in argument]
 for folder, event, count in (moment.split(":") for moment in moments):
     if (child := os.fork()) == 0:
         kill_at(event, int(count))
-        run_command(train.train, "--run", folder, *sys.argv[1 + len(moments) :])
+        run_command(command("train", config=None), "--run", folder, *sys.argv[1 + len(moments) :])
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     assert status == (0 if event == "never" else signal.SIGKILL), (event, status)

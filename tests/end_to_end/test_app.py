@@ -18,11 +18,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
-from tools import ROOT, error_line_of, make_model, tiny_network
+from tools import ROOT, command, error_line_of, make_model, tiny_network
 
 from keras_ddpm import MLP, image_grid
-from keras_ddpm.cli import app
 from keras_ddpm.samplers.noise import initial_noise
+from keras_ddpm_cli import app
 
 needs_gradio = pytest.mark.needs("gradio")
 # Gradio's own, of pandas, one for each request.
@@ -141,9 +141,9 @@ def test_mistakes_are_answered_on_the_page(models, name, changes, message):
 @pytest.mark.once
 def test_the_command_says_what_it_needs_and_what_it_cannot_read(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert error_line_of(app.app) == 'the page needs Gradio: pip install -e ".[app]"\n'
+    assert error_line_of(command("app")) == 'the page needs Gradio: pip install "keras-ddpm[app]"\n'
     monkeypatch.setitem(sys.modules, "gradio", ModuleType("gradio"))
-    message = error_line_of(app.app, "--model", "nowhere.keras")
+    message = error_line_of(command("app"), "--model", "nowhere.keras")
     assert message == "there is no file 'nowhere.keras'.\n"
 
 
@@ -270,7 +270,7 @@ def test_an_address_that_cannot_be_had_ends_in_one_line():
         taken = server.getsockname()[1]
         hosts = [["--host", host] for host in ("198.51.100.7", "a" * 300, "ü" * 70)]
         for options in (["--port", taken], ["--port", 70000], *hosts):
-            message = error_line_of(app.app, *options)
+            message = error_line_of(command("app"), *options)
             assert message.startswith("--host=") and str(options[1]) in message
             assert "cannot be served" in message
 

@@ -6,7 +6,7 @@ import os
 import pytest
 from tools import run_python
 
-from keras_ddpm import cli
+from keras_ddpm_cli import common
 
 pytestmark = pytest.mark.once
 
@@ -58,19 +58,19 @@ OTHER = "--xla_force_host_platform_device_count=2"
 def test_commands_set_one_flag_and_leave_those_of_the_user(
     monkeypatch, backend, version, before, after
 ):
-    monkeypatch.setattr(cli, "BACKEND", backend)
-    monkeypatch.setattr(cli, "version", lambda package: version)
+    monkeypatch.setattr(common, "BACKEND", backend)
+    monkeypatch.setattr(common, "version", lambda package: version)
     monkeypatch.setenv("XLA_FLAGS", before)
-    cli.tune_xla()
+    common.tune_xla()
     assert os.environ["XLA_FLAGS"] == after
 
 
 COMPILE = """
 import json, os
-import keras_ddpm, keras_ddpm.cli.train, keras_ddpm.cli.evaluate, keras_ddpm.cli.app
+from keras_ddpm_cli import app, common, edit, evaluate, sample, train
 import jax
 before = os.environ.get("XLA_FLAGS")
-keras_ddpm.cli.tune_xla()
+common.tune_xla()
 shapes = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((2, 64, 64, 64), (64, 64, 3, 3))]
 convolve = jax.jit(lambda x, kernel: jax.lax.conv(x, kernel, (1, 1), "SAME"))
 program = convolve.lower(*shapes).compile().as_text()

@@ -8,12 +8,14 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from tools import error_line_of, make_model, random_weights, run_command, tiny_network
+from tools import command, error_line_of, make_model, random_weights, run_command, tiny_network
 
 from keras_ddpm import MLP, UNet, load_diffusion_model
-from keras_ddpm.cli import sample as command
-from keras_ddpm.cli.sample import parse_labels, sample
 from keras_ddpm.pixels import to_uint8
+from keras_ddpm_cli import sample as module
+from keras_ddpm_cli.sample import parse_labels
+
+sample = command("sample")
 
 
 def save_model(path, network):
@@ -42,7 +44,8 @@ def test_the_files_hold_what_generate_draws(tmp_path, capsys):
     path, out = save_model(tmp_path / "unet.keras", network), tmp_path / "out"
     run_command(sample, path, *OPTIONS, "--labels", "tulip", "0", "--output", out)
     names = ["image_0000.png", "grid.png", "process.gif", "filmstrip.png"]
-    assert capsys.readouterr().out.split() == [str(out / name) for name in names]
+    said, *paths = capsys.readouterr().out.splitlines()
+    assert said == f"3 images of {path} go to {out}" and paths == [str(out / n) for n in names]
     assert {p.name for p in out.iterdir()} == {*names, "image_0001.png", "image_0002.png"}
 
     model = load_diffusion_model(path, "mixed_bfloat16")
@@ -50,10 +53,11 @@ def test_the_files_hold_what_generate_draws(tmp_path, capsys):
     images = model.generate(labels=[1, 0, 1], sampler="dpm_solver++", **options)
     for i, image in enumerate(to_uint8(images)):
         np.testing.assert_array_equal(read(out / f"image_{i:04d}.png"), image[..., 0])
-    assert read(out / "grid.png").shape == (8 * 22, 8 * 22)  # 8x8 pixels are shown as 64x64
-    assert read(out / "filmstrip.png").shape == (8 * (6 * 10 + 2), 8 * (5 * 10 + 2))
+    assert read(out / "grid.png").shape == (24 * 22, 24 * 22)  # at least 512 pixels wide
+    assert read(out / "filmstrip.png").shape == (10 * (6 * 10 + 2), 10 * (5 * 10 + 2))
     with Image.open(out / "process.gif") as gif:
-        assert gif.n_frames == 5 and gif.size == (8 * 2 * 22, 8 * 22)  # four steps, and the result
+        assert gif.n_frames == 5  # four steps, and the result
+        assert gif.size == (12 * 2 * 22, 12 * 22)
         gif.seek(4)
         assert gif.info["duration"] == 3000
 
@@ -65,7 +69,7 @@ def test_of_many_images_the_first_are_shown_emerging(tmp_path, monkeypatch, path
     few, many = tmp_path / "few", tmp_path / "many"
     few_options = ["--num_images", 2, "--steps", 2, "--output", few]
     run_command(sample, preset, *few_options)
-    monkeypatch.setattr(command, "MAX_IMAGES_IN_GIF", 2)
+    monkeypatch.setattr(module, "MAX_IMAGES_IN_GIF", 2)
     run_command(sample, preset, *few_options, "--num_images", 3, "--output", many)
     for name in ("image_0000.png", "image_0001.png", "process.gif"):
         assert (few / name).read_bytes() == (many / name).read_bytes()
@@ -93,7 +97,7 @@ def test_of_many_images_the_first_are_shown_emerging(tmp_path, monkeypatch, path
 )
 def test_wrong_options_end_in_one_line(tmp_path, monkeypatch, path, options, expected):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "MAX_IMAGES_IN_GIF", 1)
+    monkeypatch.setattr(module, "MAX_IMAGES_IN_GIF", 1)
     (tmp_path / "file").write_text("")
     message = error_line_of(sample, path, *options)
     assert re.match(expected, message), message

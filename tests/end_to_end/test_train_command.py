@@ -14,13 +14,23 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tools import TINY_RUN, error_line_of, error_of, example, run_command, to_numpy, to_options
+from tools import (
+    TINY_RUN,
+    command,
+    error_line_of,
+    error_of,
+    example,
+    run_command,
+    to_numpy,
+    to_options,
+)
 
-from keras_ddpm.cli.config import parse_config, save_config
-from keras_ddpm.cli.train import Run, train
 from keras_ddpm.files import LOCK
+from keras_ddpm_cli.config import parse_config, save_config
+from keras_ddpm_cli.train import Run
 
 flowers = example("flowers.py")
+train = command("train", config=None)
 FILES = {"config.yaml", "log.csv", "loss.png", "samples.png", "final.keras"}
 FILES |= {f"samples/epoch_000{epoch}.png" for epoch in (1, 2)}
 FILES |= {f"checkpoints/epoch_000{epoch}.keras" for epoch in (1, 2)}
@@ -64,20 +74,20 @@ def run(first, tmp_path):
 def test_a_run_writes_and_prints_what_it_should(first):
     folder, output = first
     described, _, trained = output.partition("Epoch 1/2")
-    for line in (
-        " parameters\n",
-        "images       38 for training, 2 for validation, 16x16x3\n",
-        "steps        4 an epoch\n",
-        f"backend      {keras.backend.backend()} on ",
-        "epochs       0 of 2 are done\n",
+    assert described.count("\n") == 2, described  # before the first progress bar
+    for part in (
+        f" parameters, {keras.backend.backend()} on ",
+        "; 38 images 16x16x3, 2 for validation\n",
+        "0 of 2 epochs of 4 steps are done; ",
+        "final.keras go to run\n",
     ):
-        assert line in described, described  # before the first step
+        assert part in described, described
     assert "run/final.keras" in trained
     written = (folder / "run").rglob("*")
     assert {str(p.relative_to(folder / "run")) for p in written if is_shown(p)} == FILES
     saved = yaml.safe_load((folder / "run" / "config.yaml").read_text())
     assert saved["training"]["epochs"] == 2 and saved["network"]["widths"] == [8]
-    # The rest is that of examples/configs/embedded.yaml.
+    # The rest is that of configs/embedded.yaml.
     assert saved["diffusion"]["prediction"] == "velocity" and saved["data"]["use_labels"]
     log = read_log(folder / "run" / "log.csv")
     assert {"loss", "val_loss", "sample_mean_red", "data_mean_red"} <= set(log.dtype.names)
@@ -99,7 +109,7 @@ def test_a_finished_run_rests_and_may_be_made_longer(run, capsys):
     assert "--training.init_from" in message
     run_command(flowers, *options(longer))
     output = capsys.readouterr().out
-    assert "epochs       2 of 3 are done" in output and "Epoch 1/" not in output
+    assert "2 of 3 epochs of 4 steps are done" in output and "Epoch 1/" not in output
     assert len(read_log("run/log.csv")) == 3 and (run / "samples" / "epoch_0003.png").exists()
     assert (run / "final.keras").stat().st_mtime_ns > before
 
@@ -209,8 +219,8 @@ def test_the_settings_of_the_optimisation_reach_the_model():
     assert model.sample_shape == (16, 16, 1) and model.num_classes == 24
     assert not run.dataset.flip and len(run.validation.images) == 20
     assert not np.array_equal(run.validation.images, run.dataset.images)
-    assert samples.request["guidance_scale"] == 2 and samples.every == 3
-    assert samples.request["sampler"].steps == 2
+    assert samples.sampling["guidance_scale"] == 2 and samples.every == 3
+    assert samples.sampling["sampler"].steps == 2
 
 
 @pytest.mark.needs("tensorboardX")

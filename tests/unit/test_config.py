@@ -9,12 +9,20 @@ import pytest
 import yaml
 from tools import ROOT, error_line_of
 
-from keras_ddpm import GaussianDiffusion, UNet
-from keras_ddpm.cli.config import build_callbacks, check_unchanged, parse_config, save_config
+from keras_ddpm import (
+    DiffusionModel,
+    GaussianDiffusion,
+    ImageDataset,
+    SampleImages,
+    UNet,
+    load_images,
+)
+from keras_ddpm.callbacks import SamplingCallback
+from keras_ddpm_cli.config import build_callbacks, check_unchanged, parse_config, save_config
 
 pytestmark = pytest.mark.once
 CSV, COSINE = "keras.callbacks.CSVLogger", "--training.learning_rate_decay=cosine"
-CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "keras_ddpm_cli" / "configs").glob("*.yaml"))
 
 
 def defaults(function):
@@ -26,18 +34,54 @@ def parse_error(*args):
     return error_line_of(lambda: parse_config(list(args)))
 
 
-def test_files_and_options_override_the_defaults_of_the_constructors(tmp_path):
+@pytest.mark.parametrize(
+    "section, functions",
+    [
+        ("data", [load_images, ImageDataset]),
+        ("diffusion", [GaussianDiffusion]),
+        ("network", [UNet]),
+        ("training", [UNet, DiffusionModel, ImageDataset]),
+        ("sampling", [SampleImages, SamplingCallback]),
+    ],
+)
+def test_the_defaults_are_those_of_the_library(section, functions):
+    """Each argument of these functions that has a default. A command has a fixed seed."""
+    given, found = parse_config([])[section].as_dict(), set()
+    for function in functions:
+        for name, value in defaults(function).items():
+            if name in given and name != "seed":
+                found.add(name)
+                assert given[name] == (list(value) if isinstance(value, tuple) else value), name
+    if section in ("diffusion", "network"):
+        assert found == set(given), "each option is an argument"
+        not_options = {"channels", "num_classes", "remat", "dtype", "name"}
+        assert set(defaults(functions[0])) - not_options == set(given)
+
+
+def test_files_and_options_override_the_defaults(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("training: {epochs: 7, learning_rate: 1e-3}\nnetwork: {widths: [8, 16, 32]}\n")
     config = parse_config(["--config", str(path), "--training.epochs", "3", "--run", "runs/a"])
     assert config.run == "runs/a"
     assert (config.training.epochs, config.training.learning_rate) == (3, 1e-3)
     assert config.network.widths == [8, 16, 32]
-    assert config.diffusion.as_dict() == defaults(GaussianDiffusion)
-    network = config.network.as_dict()
-    lists = {"widths": None, "has_attention": None}
-    expected = {name: value for name, value in defaults(UNet).items() if name in network}
-    assert network | lists == expected | lists
+
+
+def test_a_configuration_of_the_package_has_a_name():
+    for args in (["--config", "mnist"], ["--config=mnist"]):
+        config = parse_config([*args, "--training.epochs", "1"], "embedded")
+        assert (config.run, config.training.epochs, config.data.channels) == ("runs/mnist", 1, 1)
+    assert "names are embedded, embedded16" in parse_error("--config", "digits")
+
+
+def test_help_shows_the_values_in_force(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_config(["--config=folder", "--training.epochs", "3", "--help"], "embedded")
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for value in ("runs/folder", "path/to/your/images", "[64, 128, 256, 256]"):
+        assert f"default: {value})" in text
+    assert "passes over the training images. (type: PositiveInt, default: 3)" in text
 
 
 def test_the_default_file_yields_to_another_and_init_from_has_a_short_name(tmp_path):

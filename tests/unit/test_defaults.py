@@ -1,12 +1,29 @@
 """Defaults as they are documented, and choices that have no test of their own elsewhere."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
 from tools import make_model, shared_model
 
-from keras_ddpm import MLP, DiffusionModel, UNet, inpaint, interpolate, invert, sample, slerp
+from keras_ddpm import (
+    MLP,
+    Checkpoint,
+    DiffusionModel,
+    FusedAdam,
+    GaussianDiffusion,
+    ImageDataset,
+    OptimalDenoiser,
+    SampleImages,
+    UNet,
+    inpaint,
+    interpolate,
+    invert,
+    sample,
+    slerp,
+)
+from keras_ddpm.callbacks import CSVLog, Throughput
 from keras_ddpm.layers import ResidualBlock, SelfAttention
 from keras_ddpm.metrics import kid, memorised_share, nearest_grid
 from keras_ddpm.samplers import choose_frames
@@ -72,3 +89,31 @@ def test_limits_are_inclusive_or_not_as_documented():
         nearest_grid(images, images, [[0], [2]])
     with pytest.raises(ValueError, match="features_a .* n >= 3"):
         kid(features[:2], features)
+
+
+def test_what_is_printed_of_an_object_are_its_options(tmp_path):
+    network = MLP(width=8, depth=1)
+    data = ImageDataset(np.zeros((4, 8, 8, 3), "uint8"), batch_size=2, flip=False)
+    samples = SampleImages(every=3, sampler="ddpm", steps=5)
+    for value, parts in (
+        (GaussianDiffusion(50, "cosine"), ("GaussianDiffusion(timesteps=50", "'cosine'")),
+        (network, ("MLP(features=2, width=8, depth=1",)),
+        (UNet(16, widths=(8,), has_attention=(False,)), ("UNet(image_size=(16, 16)", "widths=")),
+        (DiffusionModel(network, ema_decay=0.5), ("DiffusionModel(network=MLP(", "ema_decay=0.5")),
+        (FusedAdam(0.25, clipnorm=1.0), ("FusedAdam(learning_rate=0.25", "clipnorm=1.0")),
+        (data, ("ImageDataset(images=<array (4, 8, 8, 3)>", "batch_size=2", "flip=False")),
+        (samples, ("SampleImages(directory=None, every=3", "DDPM(steps=5", "seed")),
+        (Checkpoint(tmp_path, keep=7), ("Checkpoint(directory=", "keep=7")),
+        (OptimalDenoiser(np.zeros((4, 2)), GaussianDiffusion()), ("OptimalDenoiser(data=",)),
+        (CSVLog("log.csv"), ("CSVLog(path=", "log.csv")),
+        (Throughput(4, 2), ("Throughput(images_per_epoch=4, epochs=2, seconds=10.0)",)),
+        (make_model(3, class_names=("a", "b", "c")), ("class_names=['a', 'b', 'c']",)),
+    ):
+        assert all(part in repr(value) for part in parts), repr(value)
+
+
+def test_help_begins_with_what_one_calls():
+    text = inspect.getdoc(DiffusionModel)
+    assert text.index("model.generate(") < text.index("`save`") < text.index("Args:")
+    for name in re.findall(r"`(\w+)`[,:]", text[: text.index("Args:")]):
+        assert callable(getattr(DiffusionModel, name)), name

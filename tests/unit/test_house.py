@@ -17,6 +17,7 @@ SETTINGS = {
     "self.kernel.value.data",
     "weight.trainable",
 }
+LATE = {"IPython", "jsonargparse", "matplotlib", "tensorboardX", "tensorflow_datasets"}
 pytestmark = pytest.mark.once
 
 
@@ -100,6 +101,17 @@ assert list(warnings.filters) == filters
 print("nothing changed")
 """
     assert "nothing changed" in run_python("-c", code)
+
+
+def test_what_takes_long_to_import_is_imported_when_first_used():
+    """Keras imports Matplotlib itself where it is installed, so sys.modules would not tell."""
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            found += [f"{path.name}: {m}" for m in modules if m.partition(".")[0] in LATE]
+    assert not found
 
 
 def test_imports_have_one_direction():

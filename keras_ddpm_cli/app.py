@@ -9,12 +9,12 @@ import socket
 import time
 from pathlib import Path
 
-from keras_ddpm.cli import USER_ERRORS, load_image_model, make_parser, tune_xla, user_errors
-from keras_ddpm.cli.sample import class_names_of, parse_labels
 from keras_ddpm.plotting import image_grid, to_pillow
 from keras_ddpm.presets import list_presets
 from keras_ddpm.samplers import SAMPLERS
 from keras_ddpm.validation import check_int, check_path
+from keras_ddpm_cli.common import USER_ERRORS, load_image_model, user_errors
+from keras_ddpm_cli.sample import class_names_of, parse_labels
 
 MAX_MODELS = 4  # kept in memory
 MAX_IMAGES = 64
@@ -23,14 +23,8 @@ MAX_LETTERS = 500  # of an error, which may hold what a visitor sent
 SIDE = 512  # pixels, about, of a picture on the page
 
 
-def app(description=None):
+def run(args):
     """Serves the page as the command line says."""
-    tune_xla()
-    parser = make_parser(description)
-    parser.add_argument("--model", help="what to begin with: a .keras file, or a preset")
-    parser.add_argument("--host", default="127.0.0.1", help="who may come (default: %(default)s)")
-    parser.add_argument("--port", type=int, help="of the page (default: 7860, or the next free)")
-    args = parser.parse_args()
     with user_errors():
         try:  # before long work
             socket.create_server((args.host, args.port or 0)).close()
@@ -107,7 +101,7 @@ def build_page(source=None):
     try:
         import gradio as gr
     except ImportError as error:
-        raise OSError('the page needs Gradio: pip install -e ".[app]"') from error
+        raise OSError('the page needs Gradio: pip install "keras-ddpm[app]"') from error
 
     runs = sorted(map(str, Path("runs").glob("*/final.keras")))
     sources = list(dict.fromkeys([*([] if source is None else [source]), *list_presets(), *runs]))

@@ -1,5 +1,7 @@
 """The configuration of a training run: YAML files and the command line."""
 
+import argparse
+import difflib
 import inspect
 import json
 import pydoc
@@ -8,16 +10,24 @@ from copy import deepcopy
 from pathlib import Path
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from keras.callbacks import Callback
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
-from keras_ddpm.cli.options import SECTIONS, describe_option
-from keras_ddpm.files import atomic_write
-from keras_ddpm.validation import did_you_mean
+from keras_ddpm_cli.options import SECTIONS, describe_option
 
+CONFIGS = Path(__file__).parent / "configs"
+DESCRIPTION = """Trains a diffusion model on images, and goes on with a run that was stopped.
+
+  keras-ddpm train                                             the embedded set, on a CPU
+  keras-ddpm train --config folder --data.name path/to/images  your own images
+  keras-ddpm train --run runs/short --training.epochs 3        other values
+
+--config takes a YAML file, or a name: {names}.
+A run is a folder: config.yaml, log.csv, loss.png, samples/, checkpoints/, samples.png and
+final.keras. Started again on the same folder, a run goes on from its latest checkpoint, to the
+same weights as without the interruption. The defaults below are those of this command line, with
+its --config."""
 # A resumed run may change these: they have no influence on the weights.
 FREE_TO_CHANGE = ("run", "training.checkpoint_every", "training.devices", "sampling.", "logging.")
-NOT_IN_NETWORK = {"image_size", "channels", "num_classes", "remat", "dtype", "name"}
 UNKNOWN_KEY = re.compile(
     r"unrecognized arguments: (?:--)?(?P<argument>[^\s=]+)"
     r"|Group '(?P<group>[^']+)' does not accept option '(?P<option>[^']+)'"
@@ -30,6 +40,10 @@ GIVEN = re.compile(
 )
 
 
+class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the description as it is."""
+
+
 class ConfigParser(ArgumentParser):
     """A parser whose errors are one line, which names the option and what it may be."""
 
@@ -37,8 +51,9 @@ class ConfigParser(ArgumentParser):
         text = " ".join(str(message).split())
         if found := UNKNOWN_KEY.search(text):
             key = found["argument"] or found["key"] or f"{found['group']}.{found['option']}"
-            known = dict(self.get_defaults().items())
-            text = f"{key!r} is not a key of the configuration{did_you_mean(key, known)}"
+            close = difflib.get_close_matches(key, dict(self.get_defaults().items()), n=1)
+            hint = f", did you mean {close[0]!r}?" if close else "."
+            text = f"{key!r} is not a key of the configuration{hint}"
         elif found := WRONG_VALUE.match(text):
             option, section, key = found.groups()
             given = GIVEN.search(str(message))
@@ -47,32 +62,37 @@ class ConfigParser(ArgumentParser):
         self.exit(2, f"error: {text}\n")
 
 
-def parse_config(args, default_config=None, description=None):
+def parse_config(args, default_config=None):
     """Reads a run's configuration; prints an error and exits with code 2 if it is wrong.
 
-    `--config file.yaml` reads a file instead of the default one, and `--section.key value`
-    overrides it. Returns a namespace of sections, which are namespaces of values.
+    `--config` reads a file, or a configuration of `CONFIGS` by its name, instead of the default
+    one, and `--section.key value` overrides it. Returns a namespace of sections, which are
+    namespaces of values.
 
-    >>> parse_config(["--training.epochs", "3"]).training.epochs
+    >>> parse_config(["--training.epochs", "3"], "embedded").training.epochs
     3
     """
+    parser = make_train_parser()
     args = [re.sub(r"^--init[-_]from(?==|$)", "--training.init_from", arg) for arg in args]
-    if default_config and not any(re.match(r"--config(=|$)", arg) for arg in args):
+    args = [re.sub(r"^--config=", "--config\0", arg) for arg in args]
+    args = [part for arg in args for part in arg.split("\0", 1)]
+    if default_config and "--config" not in args:
         args = ["--config", str(default_config), *args]
-    parser = ConfigParser(description=description, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of what follows.")
-    help = "the folder that everything is written to; the same folder again resumes the run"
-    parser.add_argument("--run", type=str, default="runs/flowers", help=help)
-    for section, function in SECTIONS.items():
-        skip = NOT_IN_NETWORK if section == "network" else None
-        parser.add_class_arguments(function, section, instantiate=False, skip=skip)
-    for before, arg in zip(args, [*args[1:], ""]):
-        if before == "--config" or (arg := before).startswith("--config="):
+    for i, before in enumerate(args[:-1], start=1):
+        if before == "--config":
+            args[i] = str(find_config(args[i]))
             try:
-                check_yaml(arg.removeprefix("--config="))
+                check_yaml(args[i])
             except (OSError, ValueError) as error:
                 parser.error(error)
-    defaults, parsed = dict(parser.get_defaults().items()), parser.parse_args(args)
+    defaults = dict(parser.get_defaults().items())
+    wants_help = {"-h", "--help"} & set(args)
+    parsed = parser.parse_args([arg for arg in args if arg not in wants_help])
+    if wants_help:
+        in_force = {key: value for key, value in parsed.items() if key != "config"}
+        parser.set_defaults(in_force)
+        parser.print_help()
+        parser.exit(0)
     for key, value in parsed.items():
         is_empty = isinstance(value, str) and not value.strip()
         if is_empty or (value is None and defaults[key] is not None):
@@ -84,10 +104,34 @@ def parse_config(args, default_config=None, description=None):
     return Namespace(**sections)
 
 
+def make_train_parser():
+    names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+    parser = ConfigParser(
+        "keras-ddpm train",
+        usage="keras-ddpm train [--config CONFIG] [--run RUN] [--SECTION.KEY VALUE ...]",
+        description=DESCRIPTION.format(names=names),
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of what follows.")
+    help = "the folder that everything is written to; the same folder again resumes the run"
+    parser.add_argument("--run", type=str, default="runs/flowers", help=help)
+    for section, options in SECTIONS.items():
+        parser.add_class_arguments(options, section, instantiate=False)
+    return parser
+
+
+def find_config(name):
+    """The path of a configuration: a file, or one of `CONFIGS` by its name."""
+    own = CONFIGS / f"{name}.yaml"
+    return own if own.is_file() and not Path(name).exists() else Path(name)
+
+
 def check_yaml(path):
     """Refuses what is no configuration, before it is read as one."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--config={path}: there is no such file")
+        names = ", ".join(sorted(own.stem for own in CONFIGS.glob("*.yaml")))
+        raise FileNotFoundError(f"--config={path}: there is no such file; names are {names}")
     try:
         text = Path(path).read_text("utf-8")
         # An alias repeats a part of the file. A few hundred bytes of them can fill the memory.
@@ -112,6 +156,7 @@ def build_callbacks(specs):
     >>> build_callbacks([{"class_path": "keras.callbacks.TerminateOnNaN"}])[0].__class__.__name__
     'TerminateOnNaN'
     """
+    from keras.callbacks import Callback
 
     def together(callbacks: list[Callback]):
         """The parser builds what this function takes."""
@@ -129,6 +174,8 @@ def build_callbacks(specs):
 
 def save_config(config, path):
     """Writes a configuration as YAML that `--config` reads."""
+    from keras_ddpm.files import atomic_write
+
     with atomic_write(path) as partial:
         partial.write_text(yaml.safe_dump(config.as_dict(), sort_keys=False))
 

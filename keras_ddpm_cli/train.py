@@ -8,32 +8,31 @@ import keras
 import numpy as np
 from keras.optimizers.schedules import CosineDecay, PolynomialDecay
 
-from keras_ddpm.callbacks import SampleImages, Throughput
+from keras_ddpm.callbacks import CSVLog, SampleImages, Throughput
 from keras_ddpm.callbacks.checkpoint import Checkpoint, latest_checkpoint
 from keras_ddpm.callbacks.tensorboard import TensorBoard
-from keras_ddpm.cli import MAX_SEED, tune_xla, user_errors
-from keras_ddpm.cli.config import build_callbacks, check_unchanged, parse_config, save_config
 from keras_ddpm.data import ImageDataset, ImageSet, load_images
 from keras_ddpm.devices import check_batches, is_chief, process, processes_agree, use_devices
 from keras_ddpm.diffusion import GaussianDiffusion
-from keras_ddpm.files import atomic_write, lock_folder, make_writable
+from keras_ddpm.files import lock_folder, make_writable
 from keras_ddpm.model import DiffusionModel, load_diffusion_model
 from keras_ddpm.model.batches import batch_sizes
 from keras_ddpm.optimizers import FusedAdam
-from keras_ddpm.plotting import image_grid, plot_history, save_image
+from keras_ddpm.plotting import image_grid, plot_history, save_image, visible_scale
 from keras_ddpm.unet import UNet
 from keras_ddpm.validation import check_int, check_number
+from keras_ddpm_cli.common import MAX_SEED, user_errors
+from keras_ddpm_cli.config import build_callbacks, check_unchanged, save_config
 
 # What can happen in the middle of a run: a full disk, no memory, a loss that is not finite.
 RUN_ERRORS = (FloatingPointError, MemoryError, OSError)
 
 
-def train(default_config=None, description=None):
-    """Trains as the command line says, or goes on with a run."""
-    tune_xla()
+def run(config):
+    """Trains as a configuration says, or goes on with a run."""
     hint = "interrupted: the same command goes on from the last checkpoint."
     with user_errors("--training.", RUN_ERRORS, hint, large="batch_size"):
-        run = Run(parse_config(sys.argv[1:], default_config, description))
+        run = Run(config)
         if run.is_finished:
             print(f"{run.folder} is finished: {run.epochs_done} epochs are done.")
         else:
@@ -87,7 +86,7 @@ class Run:
             )
         every, num_images = self.config.sampling.every, self.config.sampling.num_images
         self.samples = SampleImages(self.folder / "samples", every, num_images, **self.sampling)
-        sampler = self.samples.request["sampler"]
+        sampler = self.samples.sampling["sampler"]
         sampler.coefficients(self.diffusion, sampler.plan(self.diffusion))  # may refuse
         loggers = [self.samples]
         if self.config.logging.tensorboard:
@@ -223,11 +222,9 @@ class Run:
     def fit(self):
         """Trains. Of several processes, the first writes and prints."""
         training, callbacks = self.config.training, list(self.loggers)  # they add to the logs
-        log = self.folder / "log.csv"
         if is_chief():
-            keep_rows(log, self.epochs_done)
             callbacks += [
-                keras.callbacks.CSVLogger(log, append=True),
+                CSVLog(self.folder / "log.csv"),
                 # Once an epoch has a checkpoint, it has a row in the log.
                 Checkpoint(self.folder / "checkpoints", every=training.checkpoint_every),
                 Throughput(len(self.dataset) * training.batch_size, training.epochs),
@@ -243,18 +240,17 @@ class Run:
         )
 
     def describe(self):
+        """What is trained, and where it is written, in two lines."""
         # TensorFlow's devices have long names: "/job:localhost/replica:0/task:0/device:GPU:0".
         device = str(keras.ops.zeros(()).device).split("device:")[-1].lower()
         device = f"{self.devices} devices" if self.devices > 1 else device
         held_out = 0 if self.validation is None else len(self.validation.images)
         shape = "x".join(map(str, self.model.sample_shape))
         print(
-            f"network      {self.model.network.count_params():,} parameters\n"
-            f"images       {len(self.dataset.images)} for training, {held_out} for validation, "
-            f"{shape}\n"
-            f"steps        {len(self.dataset)} an epoch\n"
-            f"backend      {keras.backend.backend()} on {device}\n"
-            f"epochs       {self.epochs_done} of {self.config.training.epochs} are done",
+            f"{self.model.network.count_params():,} parameters, {keras.backend.backend()} on "
+            f"{device}; {len(self.dataset.images)} images {shape}, {held_out} for validation\n"
+            f"{self.epochs_done} of {self.config.training.epochs} epochs of {len(self.dataset)} "
+            f"steps are done; pictures, log, checkpoints and final.keras go to {self.folder}",
             flush=True,
         )
 
@@ -266,16 +262,9 @@ class Run:
         images = model.generate(count, labels, **self.sampling)
         if is_chief():
             plot_history(self.folder / "log.csv", self.folder / "loss.png")
-            save_image(self.folder / "samples.png", image_grid(images))
+            grid = image_grid(images)
+            save_image(self.folder / "samples.png", grid, visible_scale(grid))
             model.save(self.folder / "final.keras")  # last: it ends the run
             for name in ("final.keras", "samples.png", "loss.png", "log.csv"):
                 print(self.folder / name)
         processes_agree(0)  # the others wait until it is written
-
-
-def keep_rows(csv_path, epochs_done):
-    """Cuts a log to the epochs of the checkpoint; the others are run again."""
-    if csv_path.exists():
-        rows = csv_path.read_bytes().splitlines(keepends=True)
-        with atomic_write(csv_path) as partial:
-            partial.write_bytes(b"".join(rows[: epochs_done + 1]) if epochs_done else b"")

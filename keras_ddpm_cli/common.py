@@ -1,6 +1,5 @@
-"""The commands behind `examples/*.py`."""
+"""What the commands share: models, folders, and errors of one line."""
 
-import argparse
 import contextlib
 import os
 import re
@@ -32,12 +31,6 @@ def tune_xla():
     if (0, 8, 2) <= numbers < (0, 13):
         flag = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
         os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
-
-
-def make_parser(description):
-    """A parser of command lines that shows a description as it is."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=description, formatter_class=formatter)
 
 
 def load_image_model(source, dtype_policy=None):

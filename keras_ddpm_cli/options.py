@@ -1,6 +1,7 @@
 """The options of a training run: its sections, their keys, and what these may be.
 
-The sections `diffusion` and `network` are the arguments of `GaussianDiffusion` and `UNet`.
+Many are arguments of the library. Their defaults stand here again, because importing the library
+takes seconds, and `--help` should not; a test compares them.
 """
 
 import inspect
@@ -9,11 +10,6 @@ from types import UnionType
 from typing import Literal, Union, get_args, get_origin
 
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
-
-from keras_ddpm.data import ImageDataset, load_images
-from keras_ddpm.diffusion import GaussianDiffusion
-from keras_ddpm.model import DiffusionModel
-from keras_ddpm.unet import UNet
 
 WORDS = {
     PositiveInt: "an int of at least 1",
@@ -25,10 +21,6 @@ WORDS = {
     bool: "true or false",
     type(None): "null",
 }
-
-
-def default(function, argument):
-    return inspect.signature(function).parameters[argument].default
 
 
 @dataclass
@@ -54,13 +46,70 @@ class Data:
     split: str | None = None
     validation_split: str | None = None
     validation_fraction: float | None = None
-    image_size: int = default(load_images, "image_size")
-    channels: int = default(load_images, "channels")
+    image_size: int = 64
+    channels: int = 3
     data_dir: str | None = None
-    background: str = default(load_images, "background")
+    background: str = "white"
     num_images: int | None = None
-    flip: bool = default(ImageDataset, "flip")
+    flip: bool = True
     use_labels: bool = False
+
+
+@dataclass
+class Diffusion:
+    """The process: the arguments of `GaussianDiffusion`.
+
+    Args:
+        timesteps: the number of steps T.
+        schedule: how the noise grows: "linear" (Ho et al.) or "cosine" (Nichol & Dhariwal).
+        beta_start: first beta of the linear schedule.
+        beta_end: last beta of the linear schedule.
+        betas: numbers in (0, 1) that replace timesteps and schedule.
+        prediction: what the network predicts: the "noise", the image at the "start", or the
+            "velocity" (Salimans & Ho), which is learned fastest.
+        variance: of a reverse step: "posterior" or "beta".
+        zero_terminal_snr: whether x_T holds no signal at all (Lin et al.).
+    """
+
+    timesteps: int = 1000
+    schedule: Literal["linear", "cosine"] = "linear"
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    betas: list[float] | None = None
+    prediction: Literal["noise", "start", "velocity"] = "noise"
+    variance: Literal["posterior", "beta"] = "posterior"
+    zero_terminal_snr: bool = False
+
+
+@dataclass
+class Network:
+    """The U-Net: the arguments of `UNet`.
+
+    Args:
+        widths: channels of each level; each level has half the resolution of the one before.
+        has_attention: for each level, whether its blocks are followed by self-attention.
+        num_res_blocks: residual blocks a level.
+        norm_groups: groups of GroupNorm, which must divide each width.
+        norm_epsilon: what GroupNorm adds to the variance.
+        num_heads: heads of the attention.
+        head_dim: instead: channels of a head.
+        dropout: share of activations that training sets to 0, in each residual block.
+        downsample_padding: "end" pads at the right and below, "both" on all sides (diffusers).
+        cosine_first: whether the time embedding begins with its cosines.
+        freq_shift: 1 or 0, a detail of the time embedding.
+    """
+
+    widths: list[int] = field(default_factory=lambda: [64, 128, 256, 512])
+    has_attention: list[bool] = field(default_factory=lambda: [False, False, True, True])
+    num_res_blocks: int = 2
+    norm_groups: int = 8
+    norm_epsilon: float = 1e-6
+    num_heads: int = 1
+    head_dim: int | None = None
+    dropout: float = 0.0
+    downsample_padding: str = "end"
+    cosine_first: bool = False
+    freq_shift: int = 1
 
 
 @dataclass
@@ -93,17 +142,17 @@ class Training:
     """
 
     epochs: PositiveInt = 100
-    batch_size: int = default(ImageDataset, "batch_size")
+    batch_size: int = 32
     gradient_accumulation: PositiveInt = 1
     learning_rate: PositiveFloat = 2e-4
     learning_rate_decay: Literal["constant", "cosine"] = "constant"
     warmup_steps: NonNegativeInt = 0
     clipnorm: PositiveFloat | None = None
     loss: Literal["mse", "mae", "huber"] = "mse"
-    ema_decay: float = default(DiffusionModel, "ema_decay")
-    label_dropout: float = default(DiffusionModel, "label_dropout")
-    min_snr_gamma: float | None = default(DiffusionModel, "min_snr_gamma")
-    remat: bool = default(UNet, "remat")
+    ema_decay: float = 0.999
+    label_dropout: float = 0.1
+    min_snr_gamma: float | None = None
+    remat: bool = False
     dtype_policy: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     jit_compile: bool | Literal["auto"] = "auto"
     steps_per_execution: PositiveInt = 1
@@ -154,8 +203,8 @@ class Logging:
 
 SECTIONS = {
     "data": Data,
-    "diffusion": GaussianDiffusion,
-    "network": UNet,
+    "diffusion": Diffusion,
+    "network": Network,
     "training": Training,
     "sampling": Sampling,
     "logging": Logging,

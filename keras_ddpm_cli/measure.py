@@ -76,6 +76,7 @@ def draw_samples(model, folder, num_images, seed=0, batch_size=CHUNK, **options)
                 labels,
                 seed=int(np.random.SeedSequence((seed, first)).generate_state(1)[0]),
                 batch_size=min(batch_size, CHUNK),
+                progress=False,  # the bar of chunks is enough
                 **options,
             )
             taken = time.perf_counter() - begin

@@ -5,20 +5,14 @@ import sys
 
 import keras
 
-from keras_ddpm.cli import (
-    load_image_model,
-    make_parser,
-    measure,
-    output_folder,
-    tune_xla,
-    user_errors,
-)
-from keras_ddpm.cli.sample import add_sampling_options, sampling_options
 from keras_ddpm.files import atomic_write
 from keras_ddpm.metrics import LeNetFeatures
-from keras_ddpm.plotting import image_grid, save_image
+from keras_ddpm.plotting import image_grid, save_image, visible_scale
 from keras_ddpm.samplers import get_sampler
 from keras_ddpm.validation import check_choice, check_int, check_number
+from keras_ddpm_cli import measure
+from keras_ddpm_cli.common import load_image_model, output_folder, user_errors
+from keras_ddpm_cli.parsers import sampling_options
 
 PARTS = ("distance", "nearest")
 FEATURES = ("lenet", "pixels")
@@ -28,27 +22,10 @@ MIN_IMAGES = 3  # that the kernel distance takes
 SHOWN = 64  # samples in the picture
 
 
-def evaluate(description=None):
+def run(args):
     """Evaluates as the command line says."""
-    tune_xla()
-    parser = make_parser(description)
-    add = parser.add_argument
-    add("model", help="a .keras file, or a preset: its name or its folder")
-    add("--data", default="drawn_flowers", help="a name of load_images (default: %(default)s)")
-    add("--data_dir", help="where to look for folders and data sets")
-    add("--data_images", type=int, help="only the first so many of a split, as data.num_images")
-    add("--train_split", help="what the model was trained on (default: the training part)")
-    add("--test_split", help='what it was not trained on (default: "test", if there is one)')
-    add("--validation_fraction", type=float, help="instead: the share that training held out")
-    add("--parts", nargs="+", help=f"some of {', '.join(PARTS)} (default: see above)")
-    add("--features", default="lenet", help=f"{', '.join(FEATURES)} (default: %(default)s)")
-    add("--lenet_seeds", type=int, nargs="+", default=[0], help="a network each (default: 0)")
-    add("--num_images", type=int, default=2000, help="how many samples (default: %(default)s)")
-    add_sampling_options(parser)
-    add("--batch_size", type=int, default=100, help="samples in memory (default: %(default)s)")
-    add("--output", default="evaluation", help="folder (default: %(default)s)")
     with user_errors():
-        Evaluation(parser.parse_args()).run()
+        Evaluation(args).run()
 
 
 class Evaluation:
@@ -122,6 +99,7 @@ class Evaluation:
 
     def run(self):
         """Measures the parts, writes the results, and prints them."""
+        print(f"results.md, results.json and pictures go to {self.folder}", flush=True)
         results = {
             "options": vars(self.args),
             "versions": {"keras": keras.__version__, "python": sys.version.split()[0]},
@@ -138,7 +116,7 @@ class Evaluation:
                 rows = measure.measure_distances(extractors, samples, *images, seed=self.seed)
             else:
                 rows, grid = measure.measure_memorisation(samples, *images)
-                save_image(self.folder / "nearest.png", grid)
+                save_image(self.folder / "nearest.png", grid, visible_scale(grid))
             results["parts"][part] = rows
             with atomic_write(self.folder / "results.json") as partial:
                 partial.write_text(json.dumps(results, indent=1) + "\n")
@@ -170,5 +148,6 @@ class Evaluation:
             sampler=self.sampler,
             guidance_scale=self.scale,
         )
-        save_image(self.folder / "samples.png", image_grid(images[:SHOWN]))
+        grid = image_grid(images[:SHOWN])
+        save_image(self.folder / "samples.png", grid, visible_scale(grid))
         return images, {**how, "seconds an image": round(seconds, 4), "folder": folder}

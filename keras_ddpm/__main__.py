@@ -1,0 +1,5 @@
+"""`python -m keras_ddpm`: the command `keras-ddpm`, after an import of the library."""
+
+from keras_ddpm_cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""`python -m keras_ddpm_cli`: the command `keras-ddpm`."""
+
+from keras_ddpm_cli import main
+
+main()
