@@ -5,7 +5,11 @@ Nothing is trained for them. Images are `(batch, height, width, channels)`, uint
 centrally and resized to the images of the model. The results are float32 arrays.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -13,10 +17,11 @@ from keras import ops
 from keras_ddpm.data.folder import read_photographs
 from keras_ddpm.model import DiffusionModel
 from keras_ddpm.pixels import to_float
-from keras_ddpm.samplers import get_sampler
+from keras_ddpm.samplers import Sampler, get_sampler
 from keras_ddpm.samplers.inversion import DDIMInversion
 from keras_ddpm.samplers.noise import choose_seed, initial_noise
 from keras_ddpm.samplers.repaint import RePaint
+from keras_ddpm.types import ArrayLike, Photographs
 from keras_ddpm.validation import (
     check_array,
     check_choice,
@@ -31,7 +36,14 @@ ASKED = ("labels", "guidance_scale", "clip_denoised")
 GENERATING = (*ASKED, "batch_size", "progress")
 
 
-def image_to_image(model, images, strength=0.5, sampler="ddim", seed=None, **options):
+def image_to_image(
+    model: DiffusionModel,
+    images: Photographs,
+    strength: float = 0.5,
+    sampler: str | Sampler = "ddim",
+    seed: int | None = None,
+    **options: Any,
+) -> np.ndarray:
     """Variations of images: adds noise up to some timestep, and denoises from there.
 
     SDEdit (Meng et al. 2022): noise hides the details of an image before its outlines, and the
@@ -58,7 +70,15 @@ def image_to_image(model, images, strength=0.5, sampler="ddim", seed=None, **opt
     return denoise(model, x_t, seed, **options)
 
 
-def invert(model, images, steps=None, spacing="trailing", timesteps=None, evaluations=3, **options):
+def invert(
+    model: DiffusionModel,
+    images: Photographs,
+    steps: int | None = None,
+    spacing: str = "trailing",
+    timesteps: Sequence[int] | None = None,
+    evaluations: int = 3,
+    **options: Any,
+) -> np.ndarray:
     """The noise from which DDIM at eta 0 makes these images: see `DDIMInversion`.
 
     To get the images back, sample without clipping x̂₀. A network that predicts noise needs a
@@ -89,16 +109,16 @@ def invert(model, images, steps=None, spacing="trailing", timesteps=None, evalua
 
 
 def inpaint(
-    model,
-    images,
-    mask,
-    steps=None,
-    spacing="trailing",
-    timesteps=None,
-    resample_steps=5,
-    jump_length=5,
-    **options,
-):
+    model: DiffusionModel,
+    images: Photographs,
+    mask: Photographs,
+    steps: int | None = None,
+    spacing: str = "trailing",
+    timesteps: Sequence[int] | None = None,
+    resample_steps: int = 5,
+    jump_length: int = 5,
+    **options: Any,
+) -> np.ndarray:
     """Fills in parts of images so that they match the rest: see `RePaint`.
 
     Args:
@@ -128,16 +148,16 @@ def inpaint(
 
 
 def interpolate(
-    model,
-    first,
-    second,
-    shares=(0, 0.25, 0.5, 0.75, 1),
-    strength=0.5,
-    mix="slerp",
-    sampler="ddim",
-    seed=None,
-    **options,
-):
+    model: DiffusionModel,
+    first: Photographs,
+    second: Photographs,
+    shares: float | Sequence[float] = (0, 0.25, 0.5, 0.75, 1),
+    strength: float = 0.5,
+    mix: str = "slerp",
+    sampler: str | Sampler = "ddim",
+    seed: int | None = None,
+    **options: Any,
+) -> np.ndarray:
     """Images between two others: adds noise to both, mixes them, and denoises the mix.
 
     Ho et al. (2020), figure 8. Each pair gets one draw of noise, the same for both images and for
@@ -162,17 +182,17 @@ def interpolate(
     save_image("between.png", image_grid(np.concatenate(rows), columns=4))
     ```
     """
-    mix = {"lerp": lerp, "slerp": slerp}[check_choice("mix", mix, ("lerp", "slerp"))]
+    mixed = {"lerp": lerp, "slerp": slerp}[check_choice("mix", mix, ("lerp", "slerp"))]
     shares = [check_number("shares", share, "[0, 1]") for share in np.atleast_1d(shares).tolist()]
     if not shares:
         raise ValueError("shares=() asks for no image: give at least one share in [0, 1].")
-    pair = [_check_batch(model, *named) for named in (("first", first), ("second", second))]
-    pair, seed = _check_pair(*pair), choose_seed(seed)
-    pair, options = add_noise(model, pair, strength, sampler, seed, options)
-    return np.stack([denoise(model, mix(*pair, share), seed, **options) for share in shares])
+    pair = _check_pair(_check_batch(model, "first", first), _check_batch(model, "second", second))
+    seed = choose_seed(seed)
+    (a, b), options = add_noise(model, pair, strength, sampler, seed, options)
+    return np.stack([denoise(model, mixed(a, b, share), seed, **options) for share in shares])
 
 
-def lerp(first, second, share):
+def lerp(first: ArrayLike, second: ArrayLike, share: float) -> np.ndarray:
     """Linear interpolation: (1 − share) first + share second.
 
     Of two independent draws of noise it has a smaller variance, a half in the middle: use `slerp`
@@ -189,7 +209,7 @@ def lerp(first, second, share):
     return ((1 - share) * first + share * second).astype("float32")
 
 
-def slerp(first, second, share):
+def slerp(first: ArrayLike, second: ArrayLike, share: float) -> np.ndarray:
     """Spherical interpolation: sin((1 − share) θ)/sin θ first + sin(share θ)/sin θ second.
 
     θ is the angle between the two, for each sample of the batch: Shoemake (1985), "Animating
@@ -243,12 +263,11 @@ def denoise(model, x_t, seed, sampler, **options):
     return model.generate(noise=x_t, seed=seed, sampler=sampler, **options)
 
 
-def _check_batch(model, argument, images):
+def _check_batch(model, argument, images) -> np.ndarray:
     """Images for a model as floats."""
     check_instance("model", model, DiffusionModel)
     if model.is_image:
-        *size, channels = model.sample_shape
-        images = read_photographs(argument, images, size, channels)
+        images = read_photographs(argument, images, model.sample_shape[:2], model.sample_shape[2])
     return to_float(check_images(argument, images, model.sample_shape))
 
 
@@ -272,12 +291,10 @@ def _check_mask(mask, images):
     return np.broadcast_to(mask.astype(bool), (batch, *space, 1))
 
 
-def _check_pair(first, second):
+def _check_pair(first, second) -> tuple[np.ndarray, np.ndarray]:
     """Both as arrays, if they have one shape."""
-    first, second = (
-        check_array(name, array, (None, ...))
-        for name, array in (("first", first), ("second", second))
-    )
+    first = check_array("first", first, (None, ...))
+    second = check_array("second", second, (None, ...))
     if first.shape != second.shape:
         raise ValueError(f"first has shape {first.shape}, but second {second.shape}.")
     return first, second

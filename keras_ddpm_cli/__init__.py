@@ -38,6 +38,9 @@ def main(argv=None, config="embedded"):
         with quiet():
             common = importlib.import_module("keras_ddpm_cli.common")
             module = importlib.import_module(f"keras_ddpm_cli.{command}")
+            if command in ("train", "evaluate"):  # `fit` would do this, on every backend
+                with contextlib.suppress(ImportError):
+                    importlib.import_module("tensorflow")
     except ImportError as error:  # of a backend
         sys.exit(f"error: {error}")
     common.tune_xla()

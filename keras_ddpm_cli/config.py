@@ -6,6 +6,7 @@ import inspect
 import json
 import pydoc
 import re
+import textwrap
 from copy import deepcopy
 from pathlib import Path
 
@@ -21,7 +22,9 @@ DESCRIPTION = """Trains a diffusion model on images, and goes on with a run that
   keras-ddpm train --config folder --data.name path/to/images  your own images
   keras-ddpm train --run runs/short --training.epochs 3        other values
 
---config takes a YAML file, or a name: {names}.
+--config takes a YAML file, or one of these names:
+{names}
+
 A run is a folder: config.yaml, log.csv, loss.png, samples/, checkpoints/, samples.png and
 final.keras. Started again on the same folder, a run goes on from its latest checkpoint, to the
 same weights as without the interruption. The defaults below are those of this command line, with
@@ -105,7 +108,7 @@ def parse_config(args, default_config=None):
 
 
 def make_train_parser():
-    names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+    names = textwrap.fill(", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml"))), 90)
     parser = ConfigParser(
         "keras-ddpm train",
         usage="keras-ddpm train [--config CONFIG] [--run RUN] [--SECTION.KEY VALUE ...]",

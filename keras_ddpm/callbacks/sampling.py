@@ -1,6 +1,9 @@
 """Callbacks that sample while a network learns."""
 
+from __future__ import annotations
+
 import sys
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -10,7 +13,8 @@ from keras_ddpm.described import Described
 from keras_ddpm.devices import is_chief
 from keras_ddpm.files import make_writable
 from keras_ddpm.plotting import image_grid, save_image, to_pillow, visible_scale
-from keras_ddpm.samplers import get_sampler
+from keras_ddpm.samplers import Sampler, get_sampler
+from keras_ddpm.types import Labels, PathLike
 from keras_ddpm.validation import check_bool, check_int, check_path
 
 CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
@@ -29,14 +33,14 @@ class SamplingCallback(Described, keras.callbacks.Callback):
 
     def __init__(
         self,
-        every=1,
-        num_images=16,
-        labels=None,
-        guidance_scale=1.0,
-        sampler="ddim",
-        seed=0,
-        batch_size=64,
-        **options,
+        every: int = 1,
+        num_images: int = 16,
+        labels: Labels | None = None,
+        guidance_scale: float = 1.0,
+        sampler: str | Sampler = "ddim",
+        seed: int = 0,
+        batch_size: int = 64,
+        **options: Any,
     ):
         super().__init__()
         self.every = check_int("every", every)
@@ -53,11 +57,11 @@ class SamplingCallback(Described, keras.callbacks.Callback):
             self.drawn_labels = np.arange(self.num_images) % self.model.num_classes
         self.model.check_request(self.num_images, self.drawn_labels, **self.sampling)
 
-    def is_due(self, epoch):
+    def is_due(self, epoch: int) -> bool:
         """Whether epoch number `epoch`, counting from 0, ends with a sampling."""
         return (epoch + 1) % self.every == 0
 
-    def draw(self):
+    def draw(self) -> np.ndarray:
         """The samples, float32 `(num_images, ...)`."""
         if self.model is None:
             raise RuntimeError("the callback has no model yet: pass it to `fit`.")
@@ -91,7 +95,15 @@ class SampleImages(SamplingCallback):
 
     grid = None
 
-    def __init__(self, directory=None, every=1, num_images=16, scale=None, show="auto", **sampling):
+    def __init__(
+        self,
+        directory: PathLike | None = None,
+        every: int = 1,
+        num_images: int = 16,
+        scale: int | None = None,
+        show: bool | Literal["auto"] = "auto",
+        **sampling: Any,
+    ):
         super().__init__(every, num_images, **sampling)
         self.directory = None if directory is None else check_path("directory", directory)
         self.scale = None if scale is None else check_int("scale", scale)

@@ -1,13 +1,20 @@
 """`generate`: samples from a model's averaged weights."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_ddpm.backend import network_function
 from keras_ddpm.clipping import check_clip_denoised
-from keras_ddpm.samplers import choose_frames, get_sampler
+from keras_ddpm.samplers import Sampler, choose_frames, get_sampler
 from keras_ddpm.samplers.loop import SamplingLoop
 from keras_ddpm.samplers.noise import choose_seed, initial_noise
+from keras_ddpm.types import Labels
 from keras_ddpm.validation import check_array, check_bool, check_int, check_labels
 
 
@@ -18,19 +25,19 @@ class Generation:
 
     def generate(
         self,
-        num_images=None,
-        labels=None,
-        guidance_scale=1.0,
-        sampler="ddim",
-        clip_denoised=None,
-        seed=None,
-        noise=None,
-        given=(),
-        batch_size=64,
-        progress=None,
-        return_trajectory=False,
-        **options,
-    ):
+        num_images: int | None = None,
+        labels: Labels | None = None,
+        guidance_scale: float = 1.0,
+        sampler: str | Sampler = "ddim",
+        clip_denoised: bool | float | None = None,
+        seed: int | None = None,
+        noise: ArrayLike | None = None,
+        given: Sequence[ArrayLike] = (),
+        batch_size: int = 64,
+        progress: bool | None = None,
+        return_trajectory: bool | int | Sequence[int] = False,
+        **options: Any,
+    ) -> Any:
         """Samples from the averaged weights.
 
         Args:
@@ -79,7 +86,13 @@ class Generation:
             )
         return found
 
-    def watch(self, num_images=None, labels=None, frames=True, **options):
+    def watch(
+        self,
+        num_images: int | None = None,
+        labels: Labels | None = None,
+        frames: bool | int | Sequence[int] = True,
+        **options: Any,
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """As `generate`, but a generator that yields while it samples. All images are one batch.
 
         `frames` says which steps to yield, as `return_trajectory` of `generate`.

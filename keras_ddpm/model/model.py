@@ -1,7 +1,13 @@
 """`DiffusionModel`: a network, a diffusion process and an averaged copy, as a `keras.Model`."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import keras
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_ddpm.backend import TrainStep, network_function
 from keras_ddpm.described import Described
@@ -62,15 +68,15 @@ class DiffusionModel(
 
     def __init__(
         self,
-        network,
-        diffusion=None,
-        ema_decay=0.999,
-        label_dropout=0.1,
-        class_names=None,
-        min_snr_gamma=None,
-        seed=None,
-        dtype=None,
-        **kwargs,
+        network: keras.Model,
+        diffusion: GaussianDiffusion | None = None,
+        ema_decay: float = 0.999,
+        label_dropout: float = 0.1,
+        class_names: Sequence[str] | None = None,
+        min_snr_gamma: float | None = None,
+        seed: int | None = None,
+        dtype: str | keras.DTypePolicy | None = None,
+        **kwargs: Any,
     ):
         check_network(network)
         diffusion = GaussianDiffusion() if diffusion is None else diffusion
@@ -128,7 +134,13 @@ class DiffusionModel(
             raise TypeError(f"inputs must be {names}. To draw samples use `generate`.")
         return self._run_network(inputs) if training else self._run_averaged(inputs)
 
-    def compile(self, optimizer="adam", loss="mse", jit_compile="auto", **kwargs):
+    def compile(
+        self,
+        optimizer: str | keras.Optimizer = "adam",
+        loss: str | keras.Loss = "mse",
+        jit_compile: bool | Literal["auto"] = "auto",
+        **kwargs: Any,
+    ) -> None:
         """As `keras.Model.compile`; the loss compares the network's output with its target."""
         check_batches([])
         self.check_weights()
@@ -143,8 +155,15 @@ class DiffusionModel(
         self.build_optimizer()
 
     def fit(
-        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
-    ):
+        self,
+        x: Any = None,
+        y: ArrayLike | None = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | Literal["auto"] = "auto",
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """As `keras.Model.fit`. `y`, if there is one, holds labels.
 
         A PyDataset is served in its own order: `shuffle` is False for it unless given.
@@ -196,7 +215,14 @@ class DiffusionModel(
         faults.raise_fault(self, "in this batch")
         return result
 
-    def evaluate(self, x=None, y=None, batch_size=None, *args, **kwargs):
+    def evaluate(
+        self,
+        x: Any = None,
+        y: ArrayLike | None = None,
+        batch_size: int | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """As `keras.Model.evaluate`: the loss of the averaged weights, with the same noise each
         time."""
         self.check_layout()
