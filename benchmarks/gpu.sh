@@ -20,12 +20,12 @@ for part in "${@:-smoke}"; do
         --batch_size 64 --matrix_size 8192 --rounds 3 --output "$output" ;;
     train)
       export KERAS_BACKEND=${KERAS_BACKEND:-jax} model="$output/flowers64/final.keras"
-      [ -e "$model" ] || timeout "${MINUTES:-9}m" python examples/flowers.py \
-        --config examples/configs/flowers64.yaml --run "$output/flowers64"
+      [ -e "$model" ] || timeout "${MINUTES:-9}m" keras-ddpm train \
+        --config flowers64 --run "$output/flowers64"
       python -c "import keras_ddpm, sys
 keras_ddpm.load_diffusion_model(sys.argv[1]).save_to_preset(sys.argv[2])" "$model" "$output/preset"
       for options in "ddpm --steps 1000" "ddim --steps 50" "dpm_solver++ --steps 20"; do
-        python examples/sample.py "$model" --num_images 100 --output "$output/${options%% *}" \
+        keras-ddpm sample "$model" --num_images 100 --output "$output/${options%% *}" \
           --sampler $options
       done ;;
   esac

@@ -19,24 +19,26 @@ from keras_ddpm import data, metrics
 MODULES = [
     importlib.import_module(module.name)
     for module in pkgutil.walk_packages(keras_ddpm.__path__, "keras_ddpm.")
-    if ".backend." not in module.name and ".presets." not in module.name
+    if not re.search(r"\.backend\.|\.presets\.|\.__main__$", module.name)
 ]
 WIDE = "widths=(8, 16), has_attention=(False, True)"
 SMALL = "widths=(8,), has_attention=(False,), num_res_blocks=1"
 # What makes the blocks of a page small.
 PAGES = {
     "README.md": {
+        "plt.show()": "plt.savefig('flowers.png')",
         "image_size=32)": "image_size=32, num_images=40)",
-        "widths=(32, 64, 96)": "widths=(8,), num_res_blocks=1",
-        "(False, False, True)": "(False,)",
+        "(32, 64, 96), (False, False, True)": "(8,), (False,), 1",
         "epochs=10": "epochs=1",
         'SampleImages("samples")': 'SampleImages("samples", steps=2)',
         "images = model.generate(16,": "images = model.generate(2,",
     },
     "docs/samplers.md": {},
+    "docs/editing.md": {},
     "docs/devices.md": {"widths=(16, 32), has_attention=(False, True)": SMALL},
     "docs/logging.md": {WIDE: SMALL},
     "docs/deployment.md": {},
+    "docs/troubleshooting.md": {},
 }
 NEEDS = {
     "docs/logging.md": pytest.mark.needs("tensorboardX"),
@@ -65,13 +67,14 @@ EXAMPLES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a tiny network in the place of each preset that pages name."""
+    """A folder with a tiny network in the place of each preset and file that pages name."""
     folder = tmp_path_factory.mktemp("snippets")
     for name in ("drawn_flowers_16", "flowers_32"):
         config = json.loads((ROOT / "keras_ddpm" / "presets" / name / "config.json").read_text())
         classes = config["class_names"]
         network = tiny_network(int(name[-2:]), 3, num_classes=len(classes))
         make_model(network=network, class_names=classes).save_to_preset(folder / name)
+    make_model().save(folder / "final.keras")
     return folder
 
 
@@ -134,3 +137,16 @@ def test_no_page_is_forgotten():
     }
     # docs/diffusers.md reads a folder from elsewhere: see numerics/test_diffusers_agree.py.
     assert with_code == {*PAGES, "docs/diffusers.md"}
+
+
+def test_the_errors_of_the_troubleshooting_page():
+    """Its headings are parts of the errors of the package, with … for what differs."""
+    source = "".join(path.read_text() for path in ROOT.glob("keras_ddpm*/**/*.py"))
+    source = re.sub(r"[\"']\s+f?[\"']", "", source)  # strings that go on in the next line
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    errors = re.findall(r"^### `(.+)`$", page, re.M)
+    assert len(errors) > 20
+    errors.remove("Could not locate class 'DiffusionModel'")  # of Keras
+    for error in errors:
+        for part in error.split("…"):
+            assert part.strip() in source, error
