@@ -15,7 +15,9 @@ from pathlib import Path
 os.environ |= {"COLUMNS": "90", "NO_COLOR": "1"}  # of the help of commands
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from numpy.typing import ArrayLike
 from sphinx.util.inspect import stringify_signature
+from sphinx.util.typing import stringify_annotation
 
 import keras_ddpm
 import keras_ddpm.callbacks
@@ -36,6 +38,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["generated"]
 
 nb_execution_mode = "off"
+nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
@@ -124,11 +127,16 @@ def docstring_to_rst(app, what, name, obj, options, lines):
 
 
 def plain_signature(app, what, name, obj, options, signature, returned):
-    """Keras hides the arguments of its classes; `Any`, which is any tensor, says nothing."""
+    """Keras hides the arguments of its classes; `Any`, which is any tensor, says nothing; and that
+    of NumPy's ArrayLike is long.
+    """
     if signature is None:
         return None
     if what == "class" and signature == "(*args, **kwargs)":
         signature = stringify_signature(inspect.signature(obj))
+    signature = signature.replace(
+        stringify_annotation(ArrayLike, "smart"), "~numpy.typing.ArrayLike"
+    )
     signature = re.sub(
         r": (~typing\.)?Any\b( = )?", lambda found: "=" if found[2] else "", signature
     )

@@ -81,7 +81,7 @@ def test_a_folder_or_a_package_that_is_not_there(tmp_path, monkeypatch, model):
     with pytest.raises(OSError, match="Choose another folder"):
         fit(model, [TensorBoard(tmp_path / "file" / "below")])
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ImportError, match=r'pip install -e ".\[tensorboard\]"'):
+    with pytest.raises(ImportError, match=r'pip install "keras-ddpm\[tensorboard\]"'):
         TensorBoard(tmp_path)
 
 
