@@ -38,9 +38,6 @@ def main(argv=None, config="embedded"):
         with quiet():
             common = importlib.import_module("keras_ddpm_cli.common")
             module = importlib.import_module(f"keras_ddpm_cli.{command}")
-            if command in ("train", "evaluate"):  # `fit` would do this, on every backend
-                with contextlib.suppress(ImportError):
-                    importlib.import_module("tensorflow")
     except ImportError as error:  # of a backend
         sys.exit(f"error: {error}")
     common.tune_xla()
@@ -50,10 +47,9 @@ def main(argv=None, config="embedded"):
 @contextlib.contextmanager
 def quiet():
     """Hides what TensorFlow's and XLA's C++ code prints, unless the user has set the variable."""
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         yield
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     # Some lines are printed before the variable is read, while the code is loaded.
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

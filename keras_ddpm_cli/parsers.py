@@ -9,9 +9,9 @@ SAMPLE = """Draws images with a model, and shows how they emerge from noise.
   keras-ddpm sample flowers_32 --labels sunflower rose --guidance_scale 2
   keras-ddpm sample runs/embedded/final.keras --num_images 24
 
-Writes image_0000.png and so on, grid.png, process.gif: on the left the noisy images x_t, on the
-right the predicted images, and filmstrip.png: the same for a few images, as a strip. In these
-three, small images are enlarged."""
+Writes image_0000.png and so on, grid.png, process.gif (left: the noisy images x_t; right: the
+predicted images) and filmstrip.png (the same for a few images, as a strip). In the last three,
+small images are enlarged."""
 
 EDIT = """Changes photographs with a model. Nothing is trained for it.
 
@@ -38,8 +38,8 @@ nearest     the share of samples that are copies of training images, and each of
             beside the training images nearest to it.
 
 Writes results.md, results.json, samples.png and nearest.png, and keeps the samples in samples/: a
-stopped evaluation draws the rest. They do not record the version of the code: after changing a
-sampler, choose another folder."""
+stopped evaluation draws the rest. The kept samples do not record the version of the code: after
+changing a sampler, choose another folder."""
 
 APP = """Serves a page on which to choose a model and a sampler, and to watch images emerge.
 
@@ -94,7 +94,8 @@ def edit():
     add = parser.add_argument
     add("model", help=MODEL)
     add("images", nargs="+", help="paths of photographs")
-    add("--strength", type=float, default=0.5, help="share of noise, 0 to 1 (default: 0.5)")
+    text = "share of the sampler's steps to take, 0 to 1 (default: %(default)s)"
+    add("--strength", type=float, default=0.5, help=text)
     add("--mask", help="path of a picture: white keeps a pixel, black fills it in")
     add("--to", help="path of another photograph, to draw images between both")
     add("--labels", nargs="+", help="one class, or one for each photograph (default: no label)")
@@ -130,6 +131,7 @@ def app():
     parser = make_parser(APP, "app")
     add = parser.add_argument
     add("--model", help="what to begin with: a .keras file, or a preset")
-    add("--host", default="127.0.0.1", help="who may come (default: %(default)s)")
+    text = "address to listen on; 0.0.0.0 admits other computers (default: %(default)s)"
+    add("--host", default="127.0.0.1", help=text)
     add("--port", type=int, help="of the page (default: 7860, or the next free)")
     return parser

@@ -21,6 +21,7 @@ from keras_ddpm.optimizers import FusedAdam
 from keras_ddpm.plotting import image_grid, plot_history, save_image, visible_scale
 from keras_ddpm.unet import UNet
 from keras_ddpm.validation import check_int, check_number
+from keras_ddpm_cli import quiet
 from keras_ddpm_cli.common import MAX_SEED, user_errors
 from keras_ddpm_cli.config import build_callbacks, check_unchanged, save_config
 
@@ -61,7 +62,8 @@ class Run:
         self.is_finished = self.epochs_done == training.epochs and final.exists()
         if self.is_finished:
             return
-        keras.utils.set_random_seed(training.seed)
+        with quiet():  # Keras imports TensorFlow here, where it is installed
+            keras.utils.set_random_seed(training.seed)
         keras.config.set_dtype_policy(training.dtype_policy)
         with user_errors("--data."):
             train_set, validation_set = self.load_data()

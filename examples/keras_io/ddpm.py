@@ -37,8 +37,9 @@ from keras import layers, ops
 ## Hyperparameters
 
 Each of the lists has an entry for each resolution of the network, from the image size
-downwards. An epoch has 256 steps. One epoch shows that everything works; good samples
-take some tens of thousands of steps.
+downwards. An epoch has 256 steps. One epoch shows only that everything runs: the
+averaged weights, from which samples are drawn, are then still mostly the initial ones.
+Good samples take some tens of thousands of steps.
 """
 
 image_size = 64
@@ -142,9 +143,9 @@ diffusion = GaussianDiffusion(timesteps)
 
 steps = np.linspace(0, timesteps - 1, 8).astype("int32")
 noise = np.random.default_rng(0).standard_normal((8, *images.shape[1:]))
-drowned = diffusion.q_sample(np.repeat(images[:1], 8, axis=0), steps, noise)
+noisy = diffusion.q_sample(np.repeat(images[:1], 8, axis=0), steps, noise)
 plt.figure(figsize=(12, 2))
-for i, picture in enumerate(ops.convert_to_numpy(drowned)):
+for i, picture in enumerate(ops.convert_to_numpy(noisy)):
     plt.subplot(1, 8, i + 1)
     plt.imshow(np.clip((picture + 1) / 2, 0, 1))
     plt.title(f"t = {steps[i]}")

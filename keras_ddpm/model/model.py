@@ -171,8 +171,8 @@ class DiffusionModel(
         Raises:
             ValueError: for pixels outside [-1, 1] or NaN, labels out of range, or batches that do
                 not divide among several devices.
-            FloatingPointError: once the loss or the gradients are no longer finite. The weights
-                are then those before that step.
+            FloatingPointError: once the loss, the gradients or a weight are no longer finite. The
+                message says whether the weights are those before that step.
             MemoryError: when memory runs out in training.
         """
         self.check_compiled()

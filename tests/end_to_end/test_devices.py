@@ -134,8 +134,8 @@ def test_two_processes_share_a_run_that_one_of_them_writes(folder, two_processes
     found, outputs = two_processes
     for arrays in found:  # at first they were started with different seeds
         assert "the processes do not agree on the configuration" in str(arrays["message"])
-    assert "images       15 for training, 4 for validation" in outputs[0]
-    assert "epochs       1 of 2 are done" in outputs[0]
+    assert "; 15 images " in outputs[0]
+    assert "\n1 of 2 epochs of " in outputs[0]
     assert "Epoch" not in outputs[1] and "epochs" not in outputs[1]
     log = np.genfromtxt(folder / "run" / "log.csv", delimiter=",", names=True)
     assert len(log) == 2 and np.isfinite(log["val_loss"]).all()

@@ -45,7 +45,7 @@ def assert_curve(events, expected):
 
 
 def test_scalars_and_grids(tmp_path, model):
-    samples = SampleImages(tmp_path / "samples", every=2, num_images=4, steps=2)
+    samples = SampleImages(tmp_path / "samples", every=2, num_images=4, steps=2, scale=1)
     log = fit(model, [samples, TensorBoard(tmp_path / "a", samples)], epochs=3)
     scalars, images = read(tmp_path / "a" / "train")
     assert scalars.keys() == {"learning_rate", *(name for name in log if "val_" not in name)}
