@@ -40,7 +40,7 @@ NUM_DRAWINGS, NUM_SAMPLES = 96, 48""",
 MODEL, NUM_TRAINING, NUM_SAMPLES = "tiny.keras", 128, 48
 SIZES, STEPS, LENET_SEEDS = (24, 48), (2, 3), (0, 1)""",
 }
-SLOW = {"3_two_algorithms", "4_the_u_net", "5_training"}  # many programs to compile
+SLOW = {"3_two_algorithms", "4_the_u_net", "5_training", "7_guidance_and_edits", "8_evaluation"}
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 ANSWER = re.compile(r"<details>\s*<summary>Answer</summary>\n\n(.*?)\n\n</details>", re.DOTALL)
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|mnt|opt|root|tmp|usr|Users|var|work)/|[A-Z]:\\")

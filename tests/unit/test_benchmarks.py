@@ -24,6 +24,7 @@ def test_colour_and_petals_are_read_back_and_noise_is_no_flower():
     assert (found == -1).all() and (confidence == 0).all()
 
 
+@pytest.mark.slow
 def test_speed_is_measured(tmp_path):
     options = "training --networks tiny --policies float32 --backends tensorflow --rounds 1"
     options = [*options.split(), "--matrix_size", 64, "--output", tmp_path]

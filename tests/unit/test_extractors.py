@@ -98,6 +98,7 @@ def test_lenet_follows_from_its_seed_alone(monkeypatch, dtype_policy):
 
 
 @pytest.mark.once
+@pytest.mark.slow
 def test_lenet_reads_digits_and_those_of_the_preset():
     """Trained on a thirtieth of MNIST; on a sixth the accuracy is 0.98."""
     path = Path(os.environ.get("KERAS_DDPM_DATA", ""), "mnist.npz")
