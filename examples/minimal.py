@@ -35,7 +35,7 @@ network = UNet(
 
 # The model: the network, the process, and averaged weights, which samples are drawn from.
 model = DiffusionModel(network, diffusion, ema_decay=0.99, class_names=flowers.class_names)
-model.compile(optimizer=FusedAdam(2e-3, clipnorm=1.0), loss="mse")
+model.compile(optimizer=FusedAdam(2e-3, global_clipnorm=1.0), loss="mse")
 model.fit(ImageDataset(flowers, batch_size=32, flip=False), epochs=8)
 
 # The reverse process, from noise to images: two of each class, guided towards it.

@@ -15,7 +15,6 @@ from keras_ddpm.clipping import clip_start
 from keras_ddpm.schedules import (
     SCHEDULES,
     check_betas,
-    cosine_betas,
     linear_betas,
     warn_if_signal_remains,
     zero_terminal_snr_betas,
@@ -39,7 +38,9 @@ class GaussianDiffusion:
 
     Args:
         timesteps: int in [1, 1000000], the number of steps T.
-        schedule: how the noise grows: `"linear"` (Ho et al.) or `"cosine"` (Nichol & Dhariwal).
+        schedule: how the noise grows: `"linear"` (Ho et al.), `"cosine"` (Nichol & Dhariwal), or
+            `"flow"`, the path of flow matching (Lipman et al. 2023), which holds no signal in x_T
+            and so needs `prediction="velocity"` or `"start"`.
         beta_start: float, first beta of the linear schedule.
         beta_end: float, last beta of the linear schedule.
         betas: optional floats in (0, 1) that replace timesteps and schedule. The last one may be 1
@@ -63,7 +64,7 @@ class GaussianDiffusion:
     def __init__(
         self,
         timesteps: int = 1000,
-        schedule: Literal["linear", "cosine"] = "linear",
+        schedule: Literal["linear", "cosine", "flow"] = "linear",
         beta_start: float = 1e-4,
         beta_end: float = 0.02,
         betas: Sequence[float] | None = None,
@@ -84,14 +85,14 @@ class GaussianDiffusion:
         elif schedule == "linear":
             self.betas = linear_betas(timesteps, beta_start, beta_end)
         else:
-            self.betas = cosine_betas(timesteps)
+            self.betas = SCHEDULES[schedule](timesteps)
         if zero_terminal_snr:
             self.betas = zero_terminal_snr_betas(self.betas)
         if self.betas[-1] == 1 and prediction == "noise":
             raise ValueError(
-                "prediction='noise' is not possible with zero_terminal_snr=True or betas[-1]=1: "
-                "without signal in x_T, x₀ cannot be computed from a predicted noise. Use "
-                "prediction='velocity' or prediction='start'."
+                "prediction='noise' is not possible with schedule='flow', zero_terminal_snr=True "
+                "or betas[-1]=1: without signal in x_T, x₀ cannot be computed from a predicted "
+                "noise. Use prediction='velocity' or prediction='start'."
             )
         self.timesteps = len(self.betas)
         self._compute_tables()

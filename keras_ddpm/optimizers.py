@@ -75,5 +75,5 @@ class FusedAdam(keras.optimizers.Adam):
 
     def __repr__(self):
         options = self.get_config()
-        names = ("learning_rate", "beta_1", "beta_2", "epsilon", "clipnorm")
+        names = ("learning_rate", "beta_1", "beta_2", "epsilon", "global_clipnorm")
         return f"FusedAdam({', '.join(f'{name}={options[name]!r}' for name in names)})"

@@ -37,7 +37,22 @@ def cosine_betas(timesteps, offset=0.008, max_beta=0.999) -> np.ndarray:
     return np.minimum(1 - signal[1:] / signal[:-1], max_beta)
 
 
-SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
+def flow_betas(timesteps) -> np.ndarray:
+    """Betas of flow matching: Lipman et al. (2023), the straight path of rectified flow.
+
+    The path (1 − s) x₀ + s ϵ, divided by √((1 − s)² + s²), is an x_t with
+    ᾱ = (1 − s)² / ((1 − s)² + s²). Here s = (t + 1) / T, so that x_T is pure noise. A step of DDIM
+    at η = 0 is, before that division, one of Euler's method along the velocity ϵ̂ − x̂₀.
+
+    >>> flow_betas(4).round(3)  # ᾱ = 0.9, 0.5, 0.1, 0
+    array([0.1  , 0.444, 0.8  , 1.   ])
+    """
+    s = np.arange(timesteps + 1, dtype="float64") / timesteps
+    signal = (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
+    return 1 - signal[1:] / signal[:-1]  # β_t = 1 − ᾱ_t / ᾱ_{t−1}
+
+
+SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas, "flow": flow_betas}
 
 
 def zero_terminal_snr_betas(betas) -> np.ndarray:

@@ -40,6 +40,8 @@ class Data:
         num_images: load only the first so many of a split; null is all.
         flip: whether images are mirrored left to right at random.
         use_labels: whether the network gets each image's class.
+        store: a file *.npy, in which the images of a folder are kept instead of in memory.
+        damaged: whether to "skip" files of a folder that cannot be read, or to "raise" an error.
     """
 
     name: str = "drawn_flowers"
@@ -53,6 +55,8 @@ class Data:
     num_images: int | None = None
     flip: bool = True
     use_labels: bool = False
+    store: str | None = None
+    damaged: Literal["skip", "raise"] = "skip"
 
 
 @dataclass
@@ -61,7 +65,8 @@ class Diffusion:
 
     Args:
         timesteps: the number of steps T.
-        schedule: how the noise grows: "linear" (Ho et al.) or "cosine" (Nichol & Dhariwal).
+        schedule: how the noise grows: "linear" (Ho et al.), "cosine" (Nichol & Dhariwal), or "flow"
+            (flow matching; not with prediction "noise").
         beta_start: first beta of the linear schedule.
         beta_end: last beta of the linear schedule.
         betas: numbers in (0, 1) that replace timesteps and schedule.
@@ -72,7 +77,7 @@ class Diffusion:
     """
 
     timesteps: int = 1000
-    schedule: Literal["linear", "cosine"] = "linear"
+    schedule: Literal["linear", "cosine", "flow"] = "linear"
     beta_start: float = 1e-4
     beta_end: float = 0.02
     betas: list[float] | None = None
@@ -97,6 +102,8 @@ class Network:
         downsample_padding: "end" pads at the right and below, "both" on all sides (diffusers).
         cosine_first: whether the time embedding begins with its cosines.
         freq_shift: 1 or 0, a detail of the time embedding.
+        patch_size: pixels of a patch along one side. Above 1, patches take the place of pixels
+            inside the network, which makes each step faster.
     """
 
     widths: list[int] = field(default_factory=lambda: [64, 128, 256, 512])
@@ -110,6 +117,7 @@ class Network:
     downsample_padding: str = "end"
     cosine_first: bool = False
     freq_shift: int = 1
+    patch_size: int = 1
 
 
 @dataclass
@@ -124,7 +132,7 @@ class Training:
         learning_rate: of Adam, the highest it reaches.
         learning_rate_decay: "constant", or "cosine" down to 0 at the end of the last epoch.
         warmup_steps: batches during which the learning rate rises from 0.
-        clipnorm: largest norm of each weight's gradient; null does not clip.
+        global_clipnorm: largest norm of all gradients together; null does not clip.
         loss: "mse" (Ho et al.), "mae" or "huber".
         ema_decay: decay of the averaged weights, which samples are drawn from.
         label_dropout: share of labels hidden from the network, for classifier-free guidance.
@@ -147,7 +155,7 @@ class Training:
     learning_rate: PositiveFloat = 2e-4
     learning_rate_decay: Literal["constant", "cosine"] = "constant"
     warmup_steps: NonNegativeInt = 0
-    clipnorm: PositiveFloat | None = None
+    global_clipnorm: PositiveFloat | None = None
     loss: Literal["mse", "mae", "huber"] = "mse"
     ema_decay: float = 0.999
     label_dropout: float = 0.1

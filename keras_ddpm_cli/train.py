@@ -112,10 +112,11 @@ class Run:
     def load_data(self):
         """The training images, and those for val_loss or None."""
         config = self.config.data
-        names = ("image_size", "channels", "data_dir", "background", "num_images")
+        names = ("image_size", "channels", "data_dir", "background", "num_images", "damaged")
+        options = {name: config[name] for name in names}
 
-        def load(split):
-            images = load_images(config.name, split, **{name: config[name] for name in names})
+        def load(split, store=config.store):
+            images = load_images(config.name, split, store=store, **options)
             if config.use_labels and images.labels is None:
                 raise ValueError(f"use_labels=true, but {config.name} has no labels.")
             return images if config.use_labels else ImageSet(images.images)
@@ -125,7 +126,8 @@ class Run:
             if config.validation_split is None:
                 return train_set, None
             with user_errors("--data.", split="--data.validation_split"):
-                validation_set = load(config.validation_split)
+                path = config.store and Path(config.store).with_suffix(".validation.npy")
+                validation_set = load(config.validation_split, path)
             if validation_set.class_names != train_set.class_names:
                 raise ValueError(
                     f"validation_split={config.validation_split!r} has other classes than the "
@@ -138,6 +140,11 @@ class Run:
                 f"{config.validation_split} exclude each other."
             )
         check_number("validation_fraction", config.validation_fraction, "(0, 1)")
+        if config.store is not None:
+            raise ValueError(
+                f"validation_fraction={config.validation_fraction} would bring the images of "
+                "--data.store into memory; use --data.validation_split."
+            )
         return load(config.split).split(config.validation_fraction)
 
     def make_datasets(self, train_set, validation_set):
@@ -219,7 +226,8 @@ class Run:
             rate = PolynomialDecay(0.0, warmup, end_learning_rate=rate)  # stays at its end
         # Keras expects None for one batch a step.
         accumulated = training.gradient_accumulation if training.gradient_accumulation > 1 else None
-        return FusedAdam(rate, clipnorm=training.clipnorm, gradient_accumulation_steps=accumulated)
+        options = {"gradient_accumulation_steps": accumulated}
+        return FusedAdam(rate, global_clipnorm=training.global_clipnorm, **options)
 
     def fit(self):
         """Trains. Of several processes, the first writes and prints."""

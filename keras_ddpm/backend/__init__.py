@@ -6,7 +6,8 @@
   `variables`, for sampling.
 - `ANY_SIZE`: whether such a program serves batches of any size.
 - `network_function(network, training)`: the network as a function of a list of tensors.
-- `Conv2D`, `GroupNormalization` and `dot_product_attention`: those of Keras, except on PyTorch.
+- `Conv2D` and `dot_product_attention`: those of Keras, except on PyTorch.
+- `GroupNormalization`: PyTorch's own, or that of `group_norm.py`.
 - `adam_step(weight, momentum, velocity, gradient, step_size, optimizer)`: one step of Adam for one
   weight, in place.
 """
@@ -31,5 +32,7 @@ network_function = _module.network_function
 if keras.backend.backend() == "torch":
     from keras_ddpm.backend.torch_layers import Conv2D, GroupNormalization, dot_product_attention
 else:
-    from keras.layers import Conv2D, GroupNormalization
+    from keras.layers import Conv2D
     from keras.ops import dot_product_attention
+
+    from keras_ddpm.backend.group_norm import GroupNormalization

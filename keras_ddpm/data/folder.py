@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, features
 
 from keras_ddpm.data.images import ImageSet, bits_of, check_request, fit_image
+from keras_ddpm.data.store import Store
 from keras_ddpm.types import ImageSize, PathLike
-from keras_ddpm.validation import check_class_names, check_path
+from keras_ddpm.validation import check_choice, check_class_names, check_path
 
 # What is read, and the decoder of Pillow that each needs. .avif is read where Pillow can.
 FORMATS = {
@@ -41,6 +43,8 @@ def load_folder(
     background: str = "white",
     num_images: int | None = None,
     class_names: Sequence[str] | None = None,
+    store: PathLike | None = None,
+    damaged: Literal["skip", "raise"] = "skip",
 ) -> ImageSet:
     """Loads every image in a folder and its sub-folders.
 
@@ -51,8 +55,8 @@ def load_folder(
 
     Of an animation the first frame is read, and the camera's rotation (EXIF) is applied. Grey of
     more than 8 bits is scaled by the bits that a TIFF names, if less than 16, else by the smallest
-    of 8, 12 and 16 bits that holds the image's largest value. A damaged file is left out, with a
-    warning, and one warning counts the files with other extensions.
+    of 8, 12 and 16 bits that holds the image's largest value. One warning counts the files with
+    other extensions.
 
     Args:
         folder: path of the folder.
@@ -60,10 +64,16 @@ def load_folder(
         num_images: read only the first so many files, in sorted order; None is all.
         class_names: optional names of the classes, such as those of the training images: a
             sub-folder gets the number of its name among them.
+        store: optional path of a file `*.npy`, in which the decoded images are kept instead of in
+            memory, for sets larger than that. The next call with the same files and options finds
+            them there. `ImageDataset` reads a batch when it is needed, in any order.
+        damaged: `"skip"` leaves a file that cannot be read out, with a warning; `"raise"` stops
+            with a ValueError.
 
     Returns an `ImageSet` in the order of the labels, then of the paths.
     """
     size = check_request(image_size, channels, num_images)
+    check_choice("damaged", damaged, ("skip", "raise"))
     folder = check_path("folder", folder).expanduser()
     try:
         backdrop = ImageColor.getrgb(background)[:3]
@@ -90,7 +100,11 @@ def load_folder(
         paths, labels, class_names = _label(folder, paths, own, class_names)
         labels = labels[:num_images]
     paths = paths[:num_images]
-    images = np.empty((len(paths), *size, channels), np.uint8)
+    shape, kept = (len(paths), *size, channels), None
+    if store is not None:
+        facts = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime) for p in paths]
+        kept = Store(check_path("store", store), shape, (backdrop, facts))
+    images = kept.images if kept else np.empty(shape, np.uint8)
 
     def read(index):
         try:
@@ -99,16 +113,28 @@ def load_folder(
             return f"{type(error).__name__}: {error}"
         return None
 
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        reasons = list(pool.map(read, range(len(paths))))
+    if kept and kept.is_complete:
+        reasons = kept.reasons
+    else:
+        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # Pillow frees the GIL
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            reasons = list(pool.map(read, range(len(paths))))
     for path, reason in zip(paths, reasons):
+        if reason and damaged == "raise":
+            raise ValueError(f"damaged='raise': {path} cannot be read: {reason}")
         if reason:
             warnings.warn(f"skipped {path}: {reason}", stacklevel=2)
     good = [index for index, reason in enumerate(reasons) if not reason]
     if not good:
         raise ValueError(f"none of the {len(paths)} images in {folder} can be read: {reasons[0]}")
-    return ImageSet(images[good], None if labels is None else labels[good], class_names)
+    if kept is None or not kept.is_complete:
+        for new, old in enumerate(good):  # without a second array of this size
+            if new != old:
+                images[new] = images[old]
+    if kept and not kept.is_complete:
+        kept.complete(reasons)
+    images = images[: len(good)]
+    return ImageSet(images, None if labels is None else labels[good], class_names)
 
 
 def read_image(path, size, channels, background=(255, 255, 255)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,6 +35,8 @@ def load_images(
     background: str = "white",
     num_images: int | None = None,
     seed: int = 0,
+    store: PathLike | None = None,
+    damaged: Literal["skip", "raise"] = "skip",
 ) -> ImageSet:
     """Loads a set of images by name: the embedded set, a published one, or a folder.
 
@@ -57,6 +59,8 @@ def load_images(
             `"#rrggbb"`.
         num_images: load only the first so many; None is all (4096 for the embedded set).
         seed: which drawings the embedded set makes; its splits never share any.
+        store, damaged: for a folder, as in `load_folder`: where to keep images that are more than
+            memory holds, and what to do about damaged files.
 
     Returns:
         An `ImageSet`: images uint8 `(n, height, width, channels)`, labels int32 or None.
@@ -76,16 +80,22 @@ def load_images(
     check_request(image_size, channels, num_images)
     name = os.fspath(name)
     roots = [root for root in (data_dir, os.environ.get(DATA_ENVIRONMENT_VARIABLE)) if root]
-    if name == "drawn_flowers":
+    is_drawn, is_published = name == "drawn_flowers", is_keras_dataset(name)
+    folder = None if is_drawn or is_published else _find_folder(name, roots)
+    if store is not None and (folder is None or is_prepared(folder)):
+        raise ValueError(
+            f"store={os.fspath(store)!r} needs a folder, and {name!r} is not a folder."
+        )
+    if is_drawn:
         return _draw(split or "train", image_size, channels, num_images, seed)
     options: dict[str, Any] = dict(image_size=image_size, channels=channels, num_images=num_images)
-    if is_keras_dataset(name):
+    if is_published:
         return load_keras_dataset(name, split or "train", roots=roots, **options)
-    folder = _find_folder(name, roots)
     if folder is None or is_prepared(folder):
         return load_tfds(folder or name, split or "train", data_dir=data_dir, **options)
     folder, class_names = _split_folder(folder, split)
-    return load_folder(folder, background=background, class_names=class_names, **options)
+    options |= {"background": background, "store": store, "damaged": damaged}
+    return load_folder(folder, class_names=class_names, **options)
 
 
 def _draw(split, image_size, channels, num_images, seed):

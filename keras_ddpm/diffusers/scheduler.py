@@ -100,8 +100,9 @@ def config_of(diffusion):
         "prediction_type": _back(PREDICTIONS, diffusion.prediction),
         "variance_type": _back(VARIANCES, diffusion.variance),
     }
-    if "betas" in ours:  # as they are, rescaled or not
-        return {**config, "trained_betas": ours["betas"]}
+    if "betas" in ours or diffusion.schedule not in SCHEDULES.values():
+        # As they are, rescaled or not.
+        return {**config, "trained_betas": diffusion.betas.tolist()}
     return {
         **config,
         "rescale_betas_zero_snr": diffusion.zero_terminal_snr,

@@ -133,6 +133,8 @@ def config_of(network):
     if not isinstance(network, UNet):
         raise ValueError(f"{network.name!r} is not a UNet.")
     config = network.get_config()
+    if config["patch_size"] > 1:
+        raise ValueError(f"patch_size={config['patch_size']}: a UNet2DModel has no patches.")
     height, width = config["image_size"]
     attends, num_classes = config["has_attention"], config["num_classes"]
     paddings = {ours: theirs for theirs, ours in PADDINGS.items()}

@@ -16,7 +16,9 @@ from keras_ddpm.validation import PIXEL_TOLERANCE
 # From the second on, a step with one of these changes nothing.
 HEALTHY, NO_NEGATIVE, BAD_PIXELS, BAD_LABELS, BAD_WEIGHTS, DIVERGED = range(6)
 BATCHES_BETWEEN_CHECKS = 50
-ADVICE = "Try a lower learning rate, `clipnorm=1.0` in the optimizer, or a float32 dtype policy."
+ADVICE = (
+    "Try a lower learning rate, `global_clipnorm=1.0` in the optimizer, or a float32 dtype policy."
+)
 # Parts of the messages of TensorFlow, XLA and PyTorch.
 OUT_OF_MEMORY = ("OOM when allocating", "RESOURCE_EXHAUSTED", "out of memory", "allocate memory")
 

@@ -193,7 +193,7 @@ def test_the_settings_of_the_optimisation_reach_the_model():
         "learning_rate": 0.1,
         "epochs": 5,
         "warmup_steps": 4,
-        "clipnorm": 1.5,
+        "global_clipnorm": 1.5,
         "loss": "huber",
         "ema_decay": 0.5,
         "label_dropout": 0.25,
@@ -209,7 +209,7 @@ def test_the_settings_of_the_optimisation_reach_the_model():
     settings = {f"{name}.{key}": v for name, keys in sections.items() for key, v in keys.items()}
     run = Run(parse_config(options(settings)))
     model, optimizer, (samples,) = run.model, run.model.optimizer, run.loggers
-    assert (optimizer.gradient_accumulation_steps, optimizer.clipnorm) == (3, 1.5)
+    assert (optimizer.gradient_accumulation_steps, optimizer.global_clipnorm) == (3, 1.5)
     schedule = keras.optimizers.schedules.deserialize(optimizer.get_config()["learning_rate"])
     rates = [float(to_numpy(schedule(step))) for step in (0, 2, 4, 7, 10)]
     np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.05, 0], atol=1e-6)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from keras import ops
 
-from keras_ddpm import sample
+from keras_ddpm import GaussianDiffusion, sample
 
 SHAPE = (3, 4, 4, 2)
 PREDICTION_TYPES = {"noise": "epsilon", "start": "sample", "velocity": "v_prediction"}
@@ -180,3 +180,23 @@ def theirs_heun(d, plan):
         return y / scale(t), start
 
     return run(d, plan, step)
+
+
+def theirs_flow(d, steps):
+    """Euler's method for flow matching, with the velocity ϵ̂ − x̂₀ of the same perfect network.
+
+    Their x is (1 − s) x₀ + s ϵ. Returned are x_t, which is that divided by √((1 − s)² + s²), and
+    the timesteps t of ours, for which s = (t + 1) / T.
+    """
+    d = GaussianDiffusion(d.timesteps, "flow", prediction="start")  # of which it takes x̂₀
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=d.timesteps)
+    plan = np.round(np.arange(steps, 0, -1) * d.timesteps / steps).astype(int) - 1
+    scheduler.set_timesteps(sigmas=(plan + 1) / d.timesteps)
+    x, states = torch.tensor(draws(steps)[0]).double(), []
+    for t, time, s in zip(plan, scheduler.timesteps, (plan + 1) / d.timesteps):
+        x_t = x / np.hypot(1 - s, s)
+        states.append(x_t)
+        start = exact_output(d, x_t, int(t))
+        velocity = (x - start) / s  # ϵ̂ − x̂₀, as x = (1 − s) x̂₀ + s ϵ̂
+        (x,) = scheduler.step(velocity, time, x, return_dict=False)
+    return torch.stack([*states, x]).numpy(), plan

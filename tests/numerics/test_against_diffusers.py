@@ -23,6 +23,7 @@ from diffusers_samplers import (  # noqa: E402
     theirs_ddim,
     theirs_ddpm,
     theirs_dpm_solver,
+    theirs_flow,
     theirs_heun,
 )
 
@@ -119,6 +120,16 @@ def test_from_the_last_cosine_timestep(name):
     d = GaussianDiffusion(1000, "cosine", prediction="velocity")
     (sampler, theirs), plan = SAMPLERS[name], choose_timesteps(d, 20, "linspace")
     assert_same_path(ours(d, sampler, plan), theirs(d, plan), start_tolerance=2e-2)
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "start"])
+@pytest.mark.parametrize("steps", [1, 8, 200])
+def test_ddim_on_the_flow_schedule_is_flow_matching(steps, prediction):
+    d = GaussianDiffusion(1000, "flow", prediction=prediction)
+    expected, plan = theirs_flow(d, steps)
+    np.testing.assert_array_equal(choose_timesteps(d, steps, "trailing"), plan)
+    found, _ = ours(d, DDIM, plan)
+    assert deviation(found, expected) < TOLERANCE
 
 
 def silent(schedule="linear"):

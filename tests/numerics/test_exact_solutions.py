@@ -92,6 +92,22 @@ def test_coefficients_are_those_of_the_papers():
         np.testing.assert_allclose(c["memory"], [0, *(h[1:] / h[:-1] / 2), 0])
 
 
+def test_flow_matching_and_ddim_walk_the_same_path():
+    """Euler's method on dx/ds = ϵ̂ − x̂₀ in float64, and the exact end, MEAN + STD · noise."""
+    diffusion, errors = GaussianDiffusion(1000, "flow", prediction="start"), []
+    for steps in (100, 200):
+        x = NOISE.astype("float64")
+        for s, s_next in zip(*(np.linspace(1, 0, steps + 1)[i : i + steps] for i in (0, 1))):
+            # E[x₀ | x] where x = (1 − s) x₀ + s ϵ and x₀ ~ N(MEAN, STD²).
+            gain = (1 - s) * STD**2 / ((1 - s) ** 2 * STD**2 + s**2)
+            start = MEAN + gain * (x - (1 - s) * MEAN)
+            x = x + (s_next - s) * (x - start) / s
+        found = to_numpy(sample(exact_denoiser(diffusion), diffusion, NOISE, DDIM(steps)))
+        np.testing.assert_allclose(found, x, atol=1e-5)
+        errors.append(np.abs(found - MEAN - STD * NOISE).max())
+    assert errors[1] < 0.02 and errors[0] / errors[1] == pytest.approx(2, abs=0.2)
+
+
 @pytest.mark.parametrize("is_even", [True, False])
 @pytest.mark.parametrize("sampler, order", [("ddim", 1), ("dpm_solver++", 2), ("heun", 2)])
 def test_order_of_convergence_of_samples(sampler, order, is_even):

@@ -11,6 +11,7 @@ from tools import FLOATS, IMAGES, LABELS, compiled, make_model, to_numpy
 from keras_ddpm import GaussianDiffusion
 from keras_ddpm.schedules import (
     cosine_betas,
+    flow_betas,
     linear_betas,
     min_snr_weights,
     zero_terminal_snr_betas,
@@ -36,6 +37,19 @@ def test_cosine_betas_follow_the_squared_cosine(timesteps):
     betas = cosine_betas(timesteps)
     assert betas.dtype == np.float64
     np.testing.assert_allclose(betas, by_hand, rtol=1e-10)
+
+
+@pytest.mark.once
+def test_the_flow_schedule_is_the_straight_path_rescaled():
+    """In the range of all T, also where ᾱ is nearly 0 or 1."""
+    s = np.arange(1, 1001) / 1000
+    size = np.hypot(1 - s, s)
+    diffusion = GaussianDiffusion(1000, "flow", prediction="velocity")
+    np.testing.assert_allclose(diffusion.sqrt_alphas_cumprod, (1 - s) / size, rtol=1e-10)
+    np.testing.assert_allclose(diffusion.sqrt_one_minus_alphas_cumprod, s / size, rtol=1e-9)
+    np.testing.assert_array_equal(flow_betas(1), [1.0])
+    with pytest.raises(ValueError, match="prediction='noise' is not possible with schedule='flow'"):
+        GaussianDiffusion(1000, "flow")
 
 
 @pytest.mark.once

@@ -100,7 +100,10 @@ def test_what_is_printed_of_an_object_are_its_options(tmp_path):
         (network, ("MLP(features=2, width=8, depth=1",)),
         (UNet(16, widths=(8,), has_attention=(False,)), ("UNet(image_size=(16, 16)", "widths=")),
         (DiffusionModel(network, ema_decay=0.5), ("DiffusionModel(network=MLP(", "ema_decay=0.5")),
-        (FusedAdam(0.25, clipnorm=1.0), ("FusedAdam(learning_rate=0.25", "clipnorm=1.0")),
+        (
+            FusedAdam(0.25, global_clipnorm=1.0),
+            ("FusedAdam(learning_rate=0.25", "global_clipnorm=1.0"),
+        ),
         (data, ("ImageDataset(images=<array (4, 8, 8, 3)>", "batch_size=2", "flip=False")),
         (samples, ("SampleImages(directory=None, every=3", "DDPM(steps=5", "seed")),
         (Checkpoint(tmp_path, keep=7), ("Checkpoint(directory=", "keep=7")),

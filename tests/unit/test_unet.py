@@ -6,10 +6,12 @@ from itertools import combinations
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from tools import compiled, random_weights
 
 from keras_ddpm import UNet
 from keras_ddpm.layers import ResidualBlock, SelfAttention
+from keras_ddpm.unet import from_patches, to_patches
 
 T, LABEL = np.full(3, 3, "int32"), np.int32([0, 1, 2])
 X = np.random.default_rng(0).standard_normal((3, 8, 8, 1)).astype("float32")
@@ -153,3 +155,26 @@ def test_the_config_holds_the_arguments_and_gives_the_same_network(options):
     weights = [[(w.path, w.shape) for w in one.weights] for one in (network, again)]
     assert weights[0] == weights[1]
     assert again.dtype_policy.name == options.get("dtype", "float32")
+
+
+@pytest.mark.parametrize("size, patch_size", [((8, 12), 2), ((12, 6), 3)])
+def test_patches_become_pixels_and_again_patches(size, patch_size):
+    """In a network that computes nothing but a convolution of one pixel."""
+    options = {"widths": (64,), "has_attention": (False,), "norm_groups": 1}
+    network = small(image_size=size, channels=3, patch_size=patch_size, **options)
+    height, width = (side // patch_size for side in size)
+    assert network.get_layer("conv_in").output.shape == (None, height, width, 64)
+    assert network.output.shape == (None, *size, 3)
+    assert UNet.from_config(network.get_config()).get_config() == network.get_config()
+    x = np.random.default_rng(0).standard_normal((2, *size, 3)).astype("float32")
+    patches = ops.convert_to_numpy(to_patches(x, patch_size))
+    i, j = 1, 0
+    patch = x[:, i * patch_size : (i + 1) * patch_size, j * patch_size : (j + 1) * patch_size]
+    np.testing.assert_array_equal(patches[:, i, j], patch.reshape(2, -1))
+    np.testing.assert_array_equal(from_patches(patches, patch_size), x)
+
+
+@pytest.mark.once
+def test_an_image_of_no_whole_patches_is_refused():
+    with pytest.raises(ValueError, match="divisible by 6.*patch_size is 3.*12 and 18"):
+        small(image_size=16, patch_size=3)
