@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ddpm.backend import adam_step
+from keras_ddpm.backend import adam_numbers, adam_step
 from keras_ddpm.validation import check_bool, check_number
 
 
@@ -64,14 +64,16 @@ class FusedAdam(keras.optimizers.Adam):
     def apply(self, grads, trainable_variables=None):
         # Kingma & Ba (2015), end of section 2: corrects moments that begin at zero.
         n = ops.cast(self.iterations + 1, "float32")
-        self.correction = ops.sqrt(1 - ops.power(self.beta_2, n)) / (1 - ops.power(self.beta_1, n))
+        correction = ops.sqrt(1 - ops.power(self.beta_2, n)) / (1 - ops.power(self.beta_1, n))
+        step_size = correction * ops.cast(self.learning_rate, "float32")
+        # Computed once for all weights: the size of TensorFlow's graph counts.
+        self.numbers = adam_numbers(step_size, self.beta_1, self.beta_2, self.epsilon)
         super().apply(grads, trainable_variables)
-        self.correction = None
+        self.numbers = None
 
     def update_step(self, gradient, variable, learning_rate):
         momentum, velocity = self.moments[id(variable)]
-        step_size = self.correction * ops.cast(learning_rate, "float32")
-        adam_step(variable, momentum, velocity, gradient, step_size, self)
+        adam_step(variable, momentum, velocity, gradient, *self.numbers)
 
     def __repr__(self):
         options = self.get_config()

@@ -8,7 +8,6 @@ import keras
 from keras_ddpm.files import atomic_write
 from keras_ddpm.metrics import LeNetFeatures
 from keras_ddpm.plotting import image_grid, save_image, visible_scale
-from keras_ddpm.samplers import get_sampler
 from keras_ddpm.validation import check_choice, check_int, check_number
 from keras_ddpm_cli import measure
 from keras_ddpm_cli.common import load_image_model, output_folder, user_errors
@@ -70,7 +69,7 @@ class Evaluation:
     def check_sampling(self):
         options = sampling_options(self.args)
         self.scale, self.seed = options.pop("guidance_scale"), options.pop("seed")
-        self.sampler = get_sampler(**options)
+        self.sampler = self.model.choose_sampler(**options)
         labels = None if self.model.num_classes is None else 0
         self.model.check_request(1, labels, self.scale, self.sampler)
 

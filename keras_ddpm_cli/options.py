@@ -138,6 +138,8 @@ class Training:
         label_dropout: share of labels hidden from the network, for classifier-free guidance.
         min_snr_gamma: min-SNR-γ loss weights (Hang et al.; they use 5); null gives all timesteps
             the same weight (Ho et al.).
+        timestep_distribution: which timesteps are trained most: "uniform", or "logit_normal", the
+            middle ones (Esser et al.).
         remat: whether blocks are computed again for the gradient instead of kept in memory.
         dtype_policy: precision of the network; "mixed_bfloat16" suits recent GPUs.
         jit_compile: whether to compile with XLA or torch.compile; "auto" leaves it to Keras.
@@ -160,6 +162,7 @@ class Training:
     ema_decay: float = 0.999
     label_dropout: float = 0.1
     min_snr_gamma: float | None = None
+    timestep_distribution: Literal["uniform", "logit_normal"] = "uniform"
     remat: bool = False
     dtype_policy: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     jit_compile: bool | Literal["auto"] = "auto"

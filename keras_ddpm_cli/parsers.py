@@ -63,10 +63,10 @@ def make_parser(description, name=None):
 def add_sampling_options(parser):
     """The options of `generate` that several commands have."""
     add = parser.add_argument
-    add("--sampler", default="ddim", help="its name (default: %(default)s)")
+    add("--sampler", help="its name (default: the model's own, or with other options ddim)")
     add("--steps", type=int, help="steps of the sampler (default: at most 50)")
     add("--spacing", help="which timesteps to visit (default: the sampler's)")
-    add("--eta", type=float, default=0.0, help="fresh noise, 0 to 1 (default: %(default)s)")
+    add("--eta", type=float, help="fresh noise, 0 to 1 (default: 0)")
     add("--guidance_scale", type=float, default=1.0, help="towards labels (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
 

@@ -192,6 +192,7 @@ class Run:
                 label_dropout=training.label_dropout,
                 class_names=train_set.class_names,
                 min_snr_gamma=training.min_snr_gamma,
+                timestep_distribution=training.timestep_distribution,
                 seed=training.seed,
             )
             model.compile(

@@ -8,8 +8,8 @@
 - `network_function(network, training)`: the network as a function of a list of tensors.
 - `Conv2D` and `dot_product_attention`: those of Keras, except on PyTorch.
 - `GroupNormalization`: PyTorch's own, or that of `group_norm.py`.
-- `adam_step(weight, momentum, velocity, gradient, step_size, optimizer)`: one step of Adam for one
-  weight, in place.
+- `adam_step(weight, momentum, velocity, gradient, *numbers)`: one step of Adam for one weight, in
+  place, with the `adam_numbers(step_size, beta_1, beta_2, epsilon)` of all weights.
 """
 
 import importlib
@@ -26,6 +26,7 @@ if keras.backend.backend() not in BACKENDS:
 _module = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 ANY_SIZE = _module.ANY_SIZE
 TrainStep = _module.TrainStep
+adam_numbers = _module.adam_numbers
 adam_step = _module.adam_step
 compile_function = _module.compile_function
 network_function = _module.network_function

@@ -134,11 +134,15 @@ def compile_function(function, variables, jit_compile):
     return lambda *args: compiled([v.value for v in variables], *args)
 
 
-def adam_step(weight, momentum, velocity, gradient, step_size, optimizer):
+def adam_numbers(*numbers):
+    return numbers
+
+
+def adam_step(weight, momentum, velocity, gradient, step_size, beta_1, beta_2, epsilon):
     """Kingma & Ba (2015), algorithm 1; XLA makes one kernel of it."""
     gradient = ops.cast(gradient, weight.dtype)
-    m = momentum + (1 - optimizer.beta_1) * (gradient - momentum)
-    v = velocity + (1 - optimizer.beta_2) * (ops.square(gradient) - velocity)
+    m = momentum + (1 - beta_1) * (gradient - momentum)
+    v = velocity + (1 - beta_2) * (ops.square(gradient) - velocity)
     momentum.assign(m)
     velocity.assign(v)
-    weight.assign_sub(ops.cast(step_size, weight.dtype) * m / (ops.sqrt(v) + optimizer.epsilon))
+    weight.assign_sub(ops.cast(step_size, weight.dtype) * m / (ops.sqrt(v) + epsilon))

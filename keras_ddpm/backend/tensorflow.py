@@ -71,24 +71,25 @@ def compile_function(function, variables, jit_compile):
     return run
 
 
-def adam_step(weight, momentum, velocity, gradient, step_size, optimizer):
+def adam_numbers(*numbers):
+    """As float32 tensors, and a zero."""
+    return [tf.cast(number, "float32") for number in (*numbers, 0.0)]
+
+
+def adam_step(weight, momentum, velocity, gradient, step_size, beta_1, beta_2, epsilon, zero):
     """TensorFlow's own kernel; Keras' Adam takes some twenty operations for each weight.
 
     `weight` is a `tf.Variable`, the moments are Keras variables.
     """
-
-    def like(number):
-        return tf.cast(number, weight.dtype)
-
     tf.raw_ops.ResourceApplyAdam(
         var=weight.handle,
         m=momentum.value.handle,
         v=velocity.value.handle,
-        beta1_power=like(0.0),  # `step_size` has the correction already
-        beta2_power=like(0.0),
-        lr=like(step_size),
-        beta1=like(optimizer.beta_1),
-        beta2=like(optimizer.beta_2),
-        epsilon=like(optimizer.epsilon),
-        grad=like(gradient),
+        beta1_power=zero,  # `step_size` has the correction already
+        beta2_power=zero,
+        lr=step_size,
+        beta1=beta_1,
+        beta2=beta_2,
+        epsilon=epsilon,
+        grad=tf.cast(gradient, "float32"),
     )

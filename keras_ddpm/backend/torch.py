@@ -85,10 +85,15 @@ def compile_function(function, variables, jit_compile):
     return torch.no_grad()(function)
 
 
-def adam_step(weight, momentum, velocity, gradient, step_size, optimizer):
+def adam_numbers(step_size, *numbers):
+    """As Python numbers."""
+    return float(step_size), *numbers
+
+
+def adam_step(weight, momentum, velocity, gradient, step_size, beta_1, beta_2, epsilon):
     """Kingma & Ba (2015), algorithm 1, in place."""
     weight, m, v = weight.value.data, momentum.value, velocity.value
     gradient = gradient.to(weight.dtype)
-    m.lerp_(gradient, 1 - optimizer.beta_1)
-    v.mul_(optimizer.beta_2).addcmul_(gradient, gradient, value=1 - optimizer.beta_2)
-    weight.addcdiv_(m, v.sqrt().add_(optimizer.epsilon), value=-float(step_size))
+    m.lerp_(gradient, 1 - beta_1)
+    v.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
+    weight.addcdiv_(m, v.sqrt().add_(epsilon), value=-step_size)

@@ -142,7 +142,9 @@ class ImageDataset(Described, keras.utils.PyDataset):
         import tensorflow as tf
 
         arrays = [self.images] if self.labels is None else [self.images, self.labels]
-        shapes = [(None, *array.shape[1:]) for array in arrays]
+        # TensorFlow needs fewer operations for batches whose size is known.
+        size = self.batch_size // self.num_parts if len(self.batch_sizes) == 1 else None
+        shapes = [(size, *array.shape[1:]) for array in arrays]
         dtypes = [array.dtype for array in arrays]
 
         def serve(index):

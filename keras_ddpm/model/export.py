@@ -15,7 +15,7 @@ import keras
 
 from keras_ddpm.files import make_writable
 from keras_ddpm.model.saving import copy_network
-from keras_ddpm.samplers import Heun, Sampler, get_sampler
+from keras_ddpm.samplers import Heun, Sampler
 from keras_ddpm.samplers.noise import SEED_DTYPE
 from keras_ddpm.types import PathLike
 from keras_ddpm.validation import check_bool, check_choice
@@ -64,7 +64,7 @@ class Export:
         self,
         filepath: PathLike,
         format: Literal["tf_saved_model", "onnx"] = "tf_saved_model",
-        sampler: str | Sampler = "ddim",
+        sampler: str | Sampler | None = None,
         clip_denoised: bool | float | None = None,
         guided: bool = False,
         export_options: dict[str, Any] | None = None,
@@ -89,7 +89,7 @@ class Export:
         # elsewhere, without Keras: tf.saved_model.load("flowers").serve({"noise": noise})
         ```
         """
-        sampler = get_sampler(sampler, **options).suited_to(self.sample_shape)
+        sampler = self.choose_sampler(sampler, **options)
         sampler.coefficients(self.diffusion, sampler.plan(self.diffusion))  # may refuse
         if check_bool("guided", guided):
             if self.num_classes is None:

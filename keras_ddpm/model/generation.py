@@ -28,7 +28,7 @@ class Generation:
         num_images: int | None = None,
         labels: Labels | None = None,
         guidance_scale: float = 1.0,
-        sampler: str | Sampler = "ddim",
+        sampler: str | Sampler | None = None,
         clip_denoised: bool | float | None = None,
         seed: int | None = None,
         noise: ArrayLike | None = None,
@@ -46,7 +46,8 @@ class Generation:
                 both. None means "no label".
             guidance_scale: float, or floats `(num_images,)`, the weight of classifier-free guidance
                 towards the labels (Ho & Salimans 2022). 1 is no guidance, and takes half the time.
-            sampler: a name in `keras_ddpm.samplers.SAMPLERS`, or a `Sampler`.
+            sampler: a name in `keras_ddpm.samplers.SAMPLERS`, or a `Sampler`. None, without other
+                options, is the model's own, which presets have; else it is DDIM.
             clip_denoised: see `clip_start`; None clips images, and does not clip points.
             seed: optional int. A seed gives the same images for every `batch_size`. None follows
                 `keras.utils.set_random_seed`.
@@ -116,7 +117,7 @@ class Generation:
         num_images,
         labels,
         guidance_scale=1.0,
-        sampler="ddim",
+        sampler=None,
         clip_denoised=None,
         seed=None,
         noise=None,
@@ -124,7 +125,7 @@ class Generation:
     ):
         """The arguments of `generate`, checked, as those of the sampling loop."""
         self.check_layout()
-        sampler = get_sampler(sampler, **options).suited_to(self.sample_shape)
+        sampler = self.choose_sampler(sampler, **options)
         sampler.coefficients(self.diffusion, sampler.plan(self.diffusion))  # may refuse
         seed = choose_seed(seed)
         if noise is None:
@@ -142,6 +143,13 @@ class Generation:
             "clip_denoised": self.choose_clip(clip_denoised),
             "conditions": self.sampling_conditions(labels, guidance_scale, len(noise)),
         }
+
+    def choose_sampler(self, sampler=None, **options):
+        """The sampler that `generate` uses for these arguments."""
+        if sampler is None and all(value is None for value in options.values()):
+            sampler = self.sampler
+        sampler = "ddim" if sampler is None else sampler
+        return get_sampler(sampler, **options).suited_to(self.sample_shape)
 
     def choose_clip(self, clip_denoised):
         """`clip_denoised`, where None clips images and does not clip points."""

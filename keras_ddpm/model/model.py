@@ -21,8 +21,15 @@ from keras_ddpm.model.options import check_compile_options, check_fit_options
 from keras_ddpm.model.saving import Saving, copy_network
 from keras_ddpm.model.training import Training
 from keras_ddpm.model.weights import Weights, check_network
+from keras_ddpm.samplers import Sampler, get_sampler
 from keras_ddpm.schedules import min_snr_weights
-from keras_ddpm.validation import check_class_names, check_instance, check_int, check_number
+from keras_ddpm.validation import (
+    check_choice,
+    check_class_names,
+    check_instance,
+    check_int,
+    check_number,
+)
 
 VALIDATION_SEED = 2020  # any fixed number: each evaluation then draws the same noise
 
@@ -63,6 +70,11 @@ class DiffusionModel(
         class_names: optional names of the classes, `num_classes` of them, for `generate`.
         min_snr_gamma: optional float > 0, see `min_snr_weights`. None gives all timesteps the same
             loss weight (Ho et al.).
+        timestep_distribution: how often training visits each timestep: `"uniform"` (Ho et al.), or
+            `"logit_normal"`, most often the middle ones: t = T · sigmoid(n), n standard normal
+            (Esser et al. 2024, eq. 19).
+        sampler: optional sampler of the package, its name or a `Sampler`, which `generate` uses
+            where none is given, and files keep. None is DDIM.
         seed: optional int, for timesteps, noise and label dropout.
     """
 
@@ -74,6 +86,8 @@ class DiffusionModel(
         label_dropout: float = 0.1,
         class_names: Sequence[str] | None = None,
         min_snr_gamma: float | None = None,
+        timestep_distribution: Literal["uniform", "logit_normal"] = "uniform",
+        sampler: str | Sampler | None = None,
         seed: int | None = None,
         dtype: str | keras.DTypePolicy | None = None,
         **kwargs: Any,
@@ -110,6 +124,12 @@ class DiffusionModel(
             self._timestep_weights = min_snr_weights(diffusion, min_snr_gamma)
             self.min_snr_gamma = float(min_snr_gamma)
 
+        self.timestep_distribution = check_choice(
+            "timestep_distribution", timestep_distribution, ("uniform", "logit_normal")
+        )
+        self.sampler = None if sampler is None else get_sampler(sampler)
+        if self.sampler is not None:
+            self.sampler.plan(diffusion)  # may refuse
         self._run_network = network_function(network, training=True)
         self._run_averaged = network_function(self.ema_network, training=False)
         self.seed = seed

@@ -13,6 +13,7 @@ from keras_ddpm.devices import alone
 from keras_ddpm.files import atomic_write
 from keras_ddpm.layers import choose_policy
 from keras_ddpm.presets import STATES, read_preset, write_preset
+from keras_ddpm.samplers import get_sampler, sampler_config
 from keras_ddpm.types import PathLike
 
 NO_OTHER_WEIGHTS = (
@@ -129,6 +130,8 @@ class Saving:
             "label_dropout": self.label_dropout,
             "class_names": self.class_names,
             "min_snr_gamma": self.min_snr_gamma,
+            "timestep_distribution": self.timestep_distribution,
+            "sampler": self.sampler and sampler_config(self.sampler),
             "seed": self.seed,
             "dtype": self.dtype_policy.name,
             "frozen": [weight.path for weight in self.network.weights if not weight.trainable],
@@ -141,6 +144,8 @@ class Saving:
             config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
             if config[part] is None:
                 raise ValueError(f"the configuration has no {part}.")
+        if isinstance(sampler := config.get("sampler"), dict):
+            config["sampler"] = get_sampler(**sampler)
         frozen = config.pop("frozen", [])
         if not isinstance(frozen, list) or not all(isinstance(path, str) for path in frozen):
             raise ValueError(f"frozen={frozen!r} must be a list of paths of weights.")

@@ -64,10 +64,17 @@ class Training:
             is_dropped = ops.zeros(shape[:1], "bool")
         else:
             seeds = self.seed_generator
-            t = keras.random.randint(shape[:1], 0, total, dtype="int32", seed=seeds)
+            t = self.draw_timesteps(shape[:1])
             uniform = keras.random.uniform(shape[:1], dtype="float32", seed=seeds)
             is_dropped = uniform < self.label_dropout
         return t, keras.random.normal(shape, dtype="float32", seed=seeds), is_dropped
+
+    def draw_timesteps(self, shape):
+        total, seeds = self.diffusion.timesteps, self.seed_generator
+        if self.timestep_distribution == "uniform":
+            return keras.random.randint(shape, 0, total, dtype="int32", seed=seeds)
+        s = ops.sigmoid(keras.random.normal(shape, dtype="float32", seed=seeds))
+        return ops.cast(ops.minimum(s * total, total - 1), "int32")
 
     def denoising_loss(self, batch, training):
         """The simplified objective E ‖ϵ − ϵ_θ(√ᾱ_t x₀ + √(1 − ᾱ_t) ϵ, t)‖², eq. 14.

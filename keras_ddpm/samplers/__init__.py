@@ -53,6 +53,20 @@ def get_sampler(sampler: str | Sampler = "ddim", **options: Any) -> Sampler:
     return sampler_class(**options)
 
 
+def sampler_config(sampler: Sampler) -> dict[str, Any]:
+    """The arguments of `get_sampler` for a sampler of the package, as JSON can hold them.
+
+    >>> sampler_config(DDIM(steps=20))
+    {'sampler': 'ddim', 'steps': 20}
+    """
+    name = next((name for name, kind in SAMPLERS.items() if kind is type(sampler)), None)
+    if name is None:
+        raise TypeError(f"sampler={sampler!r} is none of {', '.join(SAMPLERS)}.")
+    given = {f.name: getattr(sampler, f.name) for f in fields(sampler)}
+    given = {f.name: given[f.name] for f in fields(sampler) if given[f.name] != f.default}
+    return {"sampler": name, **given}
+
+
 def _words(options):
     return ", ".join(f"{name}={value!r}" for name, value in options.items())
 

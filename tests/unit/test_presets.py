@@ -12,8 +12,17 @@ from keras import layers
 from safetensors.numpy import load, save
 from tools import FLOATS, fit, make_model, random_weights, tiny_network, to_numpy
 
-from keras_ddpm import DiffusionModel, GaussianDiffusion, UNet, list_presets, presets
+from keras_ddpm import (
+    DDIM,
+    DiffusionModel,
+    DPMSolverPlusPlus,
+    GaussianDiffusion,
+    UNet,
+    list_presets,
+    presets,
+)
 from keras_ddpm.presets import CARD, CONFIG, WEIGHTS, named_weights
+from keras_ddpm.samplers import sampler_config
 
 NAMES = ["rose", "tulip", "iris"]
 
@@ -44,6 +53,31 @@ def test_it_comes_back_with_its_averaged_weights_and_options(model, preset):
     np.testing.assert_allclose(to_numpy(loaded.data_mean), [0.1, 0.2, -0.3], rtol=1e-6)
     assert int(to_numpy(loaded.updates)) == 7
     assert loaded.get_config() == model.get_config()
+
+
+def test_a_model_keeps_the_sampler_that_it_draws_with(preset, tmp_path):
+    """In a preset and in a file; another sampler, or options, take its place."""
+    loaded, own = DiffusionModel.from_preset(preset), DPMSolverPlusPlus(timesteps=(19, 5), eta=1.0)
+    assert loaded.sampler is None
+    config = {**loaded.get_config(), "sampler": sampler_config(own)}
+    model = DiffusionModel.from_config(config)
+    model.ema_network.set_weights(loaded.ema_network.get_weights())
+    model.save_to_preset(tmp_path / "own", dtype="float32")
+    model.save(tmp_path / "own.keras")
+    copies = [DiffusionModel.from_preset(tmp_path / "own")]
+    copies.append(keras.saving.load_model(tmp_path / "own.keras"))
+    copies.append(model.with_dtype_policy("float32"))
+    expected = loaded.generate(2, seed=0, sampler=own)
+    for copy in copies:
+        assert copy.sampler == own
+        np.testing.assert_array_equal(copy.generate(2, seed=0), expected)
+    plain = loaded.generate(2, seed=0, sampler="ddim", steps=2)
+    np.testing.assert_array_equal(model.generate(2, seed=0, steps=2), plain)
+    np.testing.assert_array_equal(model.generate(2, seed=0, steps=2, eta=None), plain)
+    with pytest.raises(ValueError, match="timesteps=.*19"):
+        DiffusionModel(model.network, model.diffusion, sampler=DDIM(timesteps=(20, 1)))
+    with pytest.raises(ValueError, match="steps=30 is more than the 20 timesteps"):
+        DiffusionModel(model.network, model.diffusion, sampler=DDIM(30))
 
 
 def test_half_precision_takes_half_the_bytes_and_is_close(model, preset, tmp_path):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from scipy.stats import norm
 from tools import (
     FLOATS,
     LABELS,
@@ -132,11 +133,19 @@ def test_losses_and_states_of_layers_take_part():
     assert len(averages) == 2 and averages < moved  # moving mean and variance
 
 
-def test_timesteps_and_noise_of_training_are_uniform_and_normal():
-    t, noise, _ = map(to_numpy, make_model().draw((5000, 2, 2, 1)))
-    assert t.dtype == np.int32 and t.min() == 0 and t.max() == 49
+@pytest.mark.parametrize("distribution", ["uniform", "logit_normal"])
+def test_timesteps_and_noise_of_training_have_their_distributions(distribution):
+    model = make_model(timestep_distribution=distribution)
+    t, noise, _ = map(to_numpy, model.draw((5000, 2, 2, 1)))
+    assert t.dtype == np.int32 and t.min() >= 0 and t.max() <= 49
+    edges = np.arange(1, 50) / 50  # P(t < 50 s) is s, or Φ(log(s / (1 - s)))
+    below = edges if distribution == "uniform" else norm.cdf(np.log(edges / (1 - edges)))
+    expected = 5000 * np.diff(below, prepend=0, append=1)
+    assert (expected.argmax() in (24, 25)) == (distribution == "logit_normal")
     counts = np.bincount(t, minlength=50)
-    assert ((counts - 100) ** 2 / 100).sum() < 49 + 5 * np.sqrt(2 * 49)  # chi-squared
+    often = expected > 5
+    chi_squared = ((counts - expected) ** 2 / expected)[often].sum()
+    assert chi_squared < often.sum() + 5 * np.sqrt(2 * often.sum())
     assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
     assert noise.var() == pytest.approx(1, abs=5 * np.sqrt(2 / noise.size))
 
