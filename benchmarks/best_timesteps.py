@@ -12,6 +12,7 @@ preset, whose `generate` uses it from then on.
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from jsonargparse.typing import PositiveInt
 from keras_ddpm import DDPM, DiffusionModel, DPMSolverPlusPlus, load_images
 from keras_ddpm.files import make_writable
 from keras_ddpm.metrics import LeNetFeatures, frechet_distance
-from keras_ddpm.presets import find_preset
+from keras_ddpm.presets import CONFIG, find_preset
 from keras_ddpm.samplers import sampler_config
 
 BLOCKS = 20  # of the jackknife
@@ -129,7 +130,8 @@ def main():
     (args.output / f"{args.preset}_{args.steps}.json").write_text(json.dumps(results, indent=1))
     if args.store:
         model.sampler = sampler
-        model.save_to_preset(find_preset(args.preset))
+        copy = model.save_to_preset(args.output / args.preset)
+        shutil.copy(copy / CONFIG, find_preset(args.preset))  # and leaves weights and card alone
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ command writes speed.md and speed.json. If a case fails, it reports its last lin
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
@@ -111,7 +112,34 @@ def remat_tables(args):
         yield f"Blocks computed twice, {network} network, {b}", [kept, again]
 
 
-GROUPS = {"training": training_tables, "sampling": sampling_tables, "remat": remat_tables}
+def growth_tables(args):
+    """How the seconds of a training step, or of all samples, and the memory grow."""
+    tiny, backend = NETWORKS["tiny"], args.backends[0]
+
+    def table(title, function, name, values, calls):
+        cases = [Case(f"{v:,}", backend, "speed_ours", function, c) for v, c in zip(values, calls)]
+        return f"{title}, {backend} ({name})", cases
+
+    counts = [10**n for n in range(3, 7)]
+    call = {"network": tiny, "batch_size": 32, "steps": 20}
+    calls = [{**call, "num_images": n} for n in counts]
+    yield table("A step by the images on disk", "training_from_disk", "images", counts, calls)
+    sides = [16, 32, 64, 128]
+    call = {"policy": "float32", "batch_size": 16, "steps": 3}
+    calls = [{**call, "network": unet(s, (16, 32), (False, False), 1)} for s in sides]
+    yield table("A step by the size of images", "training", "pixels a side", sides, calls)
+    counts = [10**n for n in range(5)]
+    call = {"network": tiny, "sampler": "ddim", "steps": 10}
+    calls = [{**call, "num_images": n, "batch_size": 64} for n in counts]
+    yield table("All samples by their number", "sampling", "samples", counts, calls)
+
+
+GROUPS = {
+    "training": training_tables,
+    "sampling": sampling_tables,
+    "remat": remat_tables,
+    "growth": growth_tables,
+}
 
 
 class Worker:
@@ -196,7 +224,22 @@ def describe(results):
         lines += ["| | seconds (lowest to highest) | speed | GFLOP/s | first | peak memory |"]
         lines += ["|---|---|---|---|---|---|"]
         lines += [f"| {' | '.join(cells(row))} |" for row in table["rows"]]
+        if exponents := growth(table["rows"]):
+            lines += ["", exponents]
     return "\n".join(lines) + "\n"
+
+
+def growth(rows):
+    """The exponents between the last two rows, if the names of rows are numbers."""
+    if not all(row["name"].replace(",", "").isdecimal() and not row["failure"] for row in rows):
+        return ""
+    before, last = rows[-2:]
+    factor = math.log(int(last["name"].replace(",", "")) / int(before["name"].replace(",", "")))
+    found = {
+        name: math.log(last[key] / before[key]) / factor
+        for name, key in {"seconds": "seconds", "memory": "peak_megabytes"}.items()
+    }
+    return "; ".join(f"{name} grow as n^{exponent:.2f}" for name, exponent in found.items())
 
 
 def cells(row):

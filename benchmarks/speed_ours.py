@@ -1,6 +1,7 @@
 """Cases of speed.py for this package: generators of facts first, then of the seconds of a round."""
 
 import math
+import tempfile
 import time
 
 import keras
@@ -50,16 +51,39 @@ def training(network, policy, batch_size, steps):
         yield seconds / steps
 
 
-def sampling(network, num_images, sampler, steps):
+def sampling(network, num_images, sampler, steps, batch_size=None):
     """The seconds of `generate`."""
+    batch_size = batch_size or num_images
     model = make_model(network)
 
     def run():
-        model.generate(num_images, sampler=sampler, steps=steps, seed=0, batch_size=num_images)
+        model.generate(num_images, sampler=sampler, steps=steps, seed=0, batch_size=batch_size)
 
     rounds = repeat(run)
     yield {"first": next(rounds)}
     yield from rounds
+
+
+def training_from_disk(network, num_images, batch_size, steps):
+    """The seconds of a training step with a set of that many images in a file on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        shape = (num_images, network["image_size"], network["image_size"], 3)
+        images = np.lib.format.open_memmap(f"{folder}/images.npy", "w+", np.uint8, shape)
+        rng = np.random.default_rng(0)
+        for part in np.array_split(np.arange(num_images), max(1, num_images // 10000)):
+            images[part] = rng.integers(0, 256, (len(part), *shape[1:]), "uint8")
+        images.flush()
+        images = np.load(f"{folder}/images.npy", mmap_mode="r")
+        model = make_model(network)
+
+        def run():
+            dataset = ImageDataset(images, batch_size=batch_size)
+            model.fit(dataset, steps_per_epoch=steps, verbose=0)
+
+        run()
+        yield {}
+        for seconds in repeat(run):
+            yield seconds / steps
 
 
 def forward_passes(network, num_images, steps):

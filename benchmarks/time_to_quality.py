@@ -29,16 +29,17 @@ import numpy as np
 from jsonargparse.typing import PositiveFloat, PositiveInt
 from matplotlib.figure import Figure
 
-from keras_ddpm import image_grid, load_images, save_image, visible_scale
+from keras_ddpm import image_grid, load_images, save_image
 from keras_ddpm.data import draw_flowers
 from keras_ddpm.files import make_writable
 from keras_ddpm.metrics import LeNetFeatures, frechet_distance
+from keras_ddpm.plotting import visible_scale
 
 # The options of `load_images`, the split that is held out, and the configuration.
 SETS = {
     "drawn_flowers": ({"image_size": 32, "num_images": 4096}, None, "embedded"),
     "mnist": ({"image_size": 28, "channels": 1}, "test", "mnist"),
-    "flowers102_64": ({"image_size": 32}, "valid", "flowers32"),
+    "flowers102_64": ({"image_size": 32}, "valid", "embedded"),
 }
 CONTESTANTS = ("keras_ddpm", "diffusers", "diffusers 2e-3", "lucidrains", "lucidrains 1e-3")
 

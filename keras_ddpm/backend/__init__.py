@@ -8,6 +8,7 @@
 - `network_function(network, training)`: the network as a function of a list of tensors.
 - `Conv2D` and `dot_product_attention`: those of Keras, except on PyTorch.
 - `GroupNormalization`: PyTorch's own, or that of `group_norm.py`.
+- `lerp(average, weight, rate)`: moves an averaged weight towards a weight, in place.
 - `adam_step(weight, momentum, velocity, gradient, *numbers)`: one step of Adam for one weight, in
   place, with the `adam_numbers(step_size, beta_1, beta_2, epsilon)` of all weights.
 """
@@ -29,6 +30,7 @@ TrainStep = _module.TrainStep
 adam_numbers = _module.adam_numbers
 adam_step = _module.adam_step
 compile_function = _module.compile_function
+lerp = _module.lerp
 network_function = _module.network_function
 if keras.backend.backend() == "torch":
     from keras_ddpm.backend.torch_layers import Conv2D, GroupNormalization, dot_product_attention

@@ -134,6 +134,10 @@ def compile_function(function, variables, jit_compile):
     return lambda *args: compiled([v.value for v in variables], *args)
 
 
+def lerp(average, weight, rate):
+    average.assign_add(ops.cast(rate, average.dtype) * (weight - average))
+
+
 def adam_numbers(*numbers):
     return numbers
 

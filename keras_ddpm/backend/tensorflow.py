@@ -71,6 +71,13 @@ def compile_function(function, variables, jit_compile):
     return run
 
 
+def lerp(average, weight, rate):
+    """average − rate (average − weight), with half the operations of `assign_add`."""
+    rate, difference = tf.cast(rate, average.dtype), average.value - weight.value
+    handle = average.value.handle
+    tf.raw_ops.ResourceApplyGradientDescent(var=handle, alpha=rate, delta=difference)
+
+
 def adam_numbers(*numbers):
     """As float32 tensors, and a zero."""
     return [tf.cast(number, "float32") for number in (*numbers, 0.0)]

@@ -85,6 +85,10 @@ def compile_function(function, variables, jit_compile):
     return torch.no_grad()(function)
 
 
+def lerp(average, weight, rate):
+    average.value.data.lerp_(weight.value.data, rate.to(average.value.dtype))
+
+
 def adam_numbers(step_size, *numbers):
     """As Python numbers."""
     return float(step_size), *numbers

@@ -62,7 +62,7 @@ def dot_product_attention(query, key, value):
     """softmax(q kᵀ / √d) v, each `(batch, pixels, heads, d)`, as `ops.dot_product_attention`.
 
     On CPUs PyTorch's kernel is slow for the gradient of short rows in bfloat16: with it, a training
-    step of the network of flowers32.yaml takes 13 % longer than with two products and a softmax.
+    step of the network of flowers_32.yaml takes 13 % longer than with two products and a softmax.
     """
     is_slow = query.device.type == "cpu" and query.dtype == torch.bfloat16
     if not (is_slow and query.requires_grad and query.shape[1] <= 256):

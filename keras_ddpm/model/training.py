@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_ddpm.backend import lerp
 from keras_ddpm.model import faults
 from keras_ddpm.model.batches import (
     check_label_array,
@@ -116,7 +117,7 @@ class Training:
         decay = ops.minimum(self.ema_decay, 1 - ops.power(1 + n, -0.75))
         rate = ops.where(is_update, 1 - decay, 0.0)
         for average, weight in zip(self.ema_network.weights, self.network.weights):
-            average.assign_add(ops.cast(rate, average.dtype) * (weight - average))
+            lerp(average, weight, rate)
         batch_mean = ops.mean(batch["x_start"], axis=tuple(range(len(self.sample_shape))))
         rate = ops.where(is_update, ops.maximum(1 / ops.maximum(n, 1.0), 0.001), 0.0)
         self.data_mean.assign_add(rate * (batch_mean - self.data_mean))

@@ -3,12 +3,15 @@
 import json
 from importlib.util import find_spec
 
+import best_timesteps
 import numpy as np
 import pytest
 import sampler_quality
+import time_to_quality
 from read_flowers import read_flowers
 from tools import ROOT, make_model, run_python, tiny_network
 
+from keras_ddpm import GaussianDiffusion
 from keras_ddpm.data import draw_flowers
 
 pytestmark = pytest.mark.once
@@ -42,3 +45,49 @@ def test_samplers_are_compared(tmp_path, monkeypatch):
     results = sampler_quality.measure(model, "headline", 80, 160, tmp_path)
     assert results[1]["frechet"] > 3 * results[0]["frechet"] > 0  # of noise, of fresh drawings
     assert "| ddim | trailing | 2 |" in sampler_quality.table(results)
+
+
+@pytest.mark.slow
+def test_packages_are_compared_after_the_same_time(tmp_path, monkeypatch):
+    """A run that is there is not run again, and the held-out images are closest."""
+    few = {"drawn_flowers": ({"image_size": 32, "num_images": 128}, None, "embedded")}
+    monkeypatch.setattr(time_to_quality, "SETS", few)
+    has_peer = bool(find_spec("diffusers") and find_spec("torch"))
+    contestants = ["keras_ddpm", *(["diffusers"] if has_peer else [])]
+    options = [
+        "--sets",
+        "drawn_flowers",
+        "--minutes",
+        "0.02",
+        "--seeds",
+        "0",
+        "--num_images",
+        "100",
+    ]
+    options += ["--backend", "tensorflow", "--output", str(tmp_path), "--contestants", *contestants]
+    monkeypatch.setattr("sys.argv", ["time_to_quality.py", *options])
+    time_to_quality.main()
+    results = json.loads((tmp_path / "quality.json").read_text())
+    assert [run["contestant"] for run in results["runs"]] == contestants
+    for run in results["runs"]:
+        assert run["frechet"] > 2 * results["held_out"]["drawn_flowers"] > 0 and run["steps"] > 0
+    assert "| keras_ddpm |" in (tmp_path / "quality.md").read_text()
+    monkeypatch.setattr(time_to_quality, "run", None)
+    time_to_quality.main()
+    assert (tmp_path / "quality.png").stat().st_size > 10000
+
+
+def test_timesteps_are_searched():
+    """From a distance that is smallest at known timesteps."""
+    search = best_timesteps.Search(None, None, None, 1, 0)
+    best = np.array([999, 600, 250, 40])
+
+    def distance(sampler):
+        return np.abs(np.array(sampler.timesteps) - best).sum()
+
+    search.distance = distance
+    begin = best_timesteps.DPMSolverPlusPlus(timesteps=[999, 700, 400, 100], eta=0.7)
+    found = search.refine(begin, rounds=20)
+    assert distance(found) < distance(begin) / 4 and found.eta == 0.7
+    plans = [sampler.plan(GaussianDiffusion()) for sampler in best_timesteps.curves(8, 1000)]
+    assert all(len(plan) == 8 and plan[0] == 999 for plan in plans)
