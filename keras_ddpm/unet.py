@@ -152,7 +152,9 @@ def _build(policy, image_size, channels, widths, has_attention, num_res_blocks, 
     if (num_classes := config["num_classes"]) is not None:
         label = keras.Input((), dtype="int32", name="label")
         inputs.append(label)
-        options = {"dtype": policy, "name": "label_embedding"}
+        # As large as the embedding of t: with Keras' 0.05 labels are learned several times later.
+        options = {"embeddings_initializer": keras.initializers.RandomNormal(stddev=1.0)}
+        options |= {"dtype": policy, "name": "label_embedding"}
         time = time + layers.Embedding(num_classes + 1, 4 * width, **options)(label)
     time = ops.silu(time)
 

@@ -137,6 +137,7 @@ TINY_RUN = {
     "network.widths": [8],
     "network.has_attention": [False],
     "network.num_res_blocks": 1,
+    "network.patch_size": 1,
     "training.epochs": 2,
     "training.batch_size": 8,
     "training.warmup_steps": 0,
