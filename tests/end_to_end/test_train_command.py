@@ -105,7 +105,7 @@ def test_a_finished_run_rests_and_may_be_made_longer(run, capsys):
     assert (run / "final.keras").stat().st_mtime_ns == before
 
     message = error_of(flowers, *options({**longer, "training.learning_rate": 1e-3}))
-    assert "  training.learning_rate: 0.003 -> 0.001\n" in message
+    assert "  training.learning_rate: 0.005 -> 0.001\n" in message
     assert "--training.init_from" in message
     run_command(flowers, *options(longer))
     output = capsys.readouterr().out
