@@ -12,7 +12,7 @@ from pathlib import Path
 from keras_ddpm.plotting import image_grid, to_pillow
 from keras_ddpm.presets import list_presets
 from keras_ddpm.samplers import SAMPLERS
-from keras_ddpm.validation import check_int, check_path
+from keras_ddpm.validation import check_choice, check_int, check_path
 from keras_ddpm_cli.common import USER_ERRORS, load_image_model, user_errors
 from keras_ddpm_cli.sample import class_names_of, parse_labels
 
@@ -78,6 +78,7 @@ def draw(source, labels, guidance_scale, sampler, steps, eta, num_images, seed):
         model = cached_model(source)
         check_int("seed", seed, minimum=0)
         check_int("num_images", num_images, maximum=MAX_IMAGES)
+        check_choice("sampler", sampler, SAMPLERS)
         labels = parse_labels([] if labels is None else labels, model)
         labels = [labels[i % len(labels)] for i in range(num_images)] if labels else None
         options = {"sampler": sampler, "steps": steps, "eta": eta, "seed": seed}
