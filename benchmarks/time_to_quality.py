@@ -13,8 +13,8 @@ LeNet-5 that is trained on the same set: compare within one set and number of sa
 - "lucidrains": `denoising_diffusion_pytorch` with the values of its Trainer, or "lucidrains 1e-3".
 
 `mnist` and `flowers102_64`, a folder of photographs, must lie in the folder that KERAS_DDPM_DATA
-names. Writes quality.json, quality.md and quality.png; runs that quality.json has are not run
-again, so that one can add to a table.
+names. Writes quality.json, quality.md, quality.png and samples.png; runs that quality.json has are
+not run again, so that one can add to a table.
 """
 
 import argparse
@@ -145,6 +145,26 @@ def plot(results, path):
     figure.savefig(path, dpi=150)
 
 
+def show_samples(results, args, path):
+    """The first samples of each contestant after the longest time, a column for each set."""
+    minutes, shape = max(args.minutes), (len(args.contestants), len(args.sets))
+    figure = Figure(figsize=(3.4 * shape[1], 2.1 * shape[0]), layout="constrained")
+    panels = figure.subplots(*shape, squeeze=False)
+    for (row, column), axes in np.ndenumerate(panels):
+        name, contestant = args.sets[column], args.contestants[row]
+        case = {"set": name, "contestant": contestant, "minutes": minutes, "seed": args.seeds[0]}
+        [found] = [one for one in results["runs"] if case.items() <= one.items()]
+        grid = image_grid(np.load(sample_file(case, args))["images"][:32], columns=8)
+        axes.imshow(grid, cmap="gray", interpolation="nearest")
+        axes.set(xticks=[], yticks=[], xlabel=f"Fréchet distance {found['frechet']:.0f}")
+        axes.set_frame_on(False)
+        if column == 0:
+            axes.set_ylabel(contestant)
+        if row == 0:
+            axes.set_title(name)
+    figure.savefig(path, dpi=110)
+
+
 def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -195,6 +215,7 @@ def main():
                     path.write_text(json.dumps(results, indent=1) + "\n")
     (args.output / "quality.md").write_text(describe(results))
     plot(results, args.output / "quality.png")
+    show_samples(results, args, args.output / "samples.png")
     print(describe(results))
 
 
