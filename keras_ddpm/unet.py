@@ -49,7 +49,7 @@ class UNet(Described, keras.Model):
         patch_size: pixels of a patch along one side. Above 1, the channels of each patch become
             those of one pixel before the first convolution, and again a patch after the last one,
             so that the first level works at `1 / patch_size` of the image size and a step takes a
-            fraction of the time: Hoogeboom et al. (2023), "simple diffusion", section 3.4.
+            fraction of the time: Hoogeboom et al. (2023), "simple diffusion".
         remat: whether the blocks are computed again for the gradient instead of being kept in
             memory (`keras.remat`). XLA for CPUs keeps them all the same.
         dtype: optional dtype policy of the layers; None is Keras' global one.
@@ -152,7 +152,7 @@ def _build(policy, image_size, channels, widths, has_attention, num_res_blocks, 
     if (num_classes := config["num_classes"]) is not None:
         label = keras.Input((), dtype="int32", name="label")
         inputs.append(label)
-        # As large as the embedding of t: with Keras' 0.05 labels are learned several times later.
+        # Keras' default, ±0.05, is small beside the embedding of t, so labels are learned later.
         options = {"embeddings_initializer": keras.initializers.RandomNormal(stddev=1.0)}
         options |= {"dtype": policy, "name": "label_embedding"}
         time = time + layers.Embedding(num_classes + 1, 4 * width, **options)(label)

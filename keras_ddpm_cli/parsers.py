@@ -63,7 +63,7 @@ def make_parser(description, name=None):
 def add_sampling_options(parser):
     """The options of `generate` that several commands have."""
     add = parser.add_argument
-    add("--sampler", help="its name (default: the model's own, or with other options ddim)")
+    add("--sampler", help="its name (default: the model's own; ddim with the next three)")
     add("--steps", type=int, help="steps of the sampler (default: at most 50)")
     add("--spacing", help="which timesteps to visit (default: the sampler's)")
     add("--eta", type=float, help="fresh noise, 0 to 1 (default: 0)")

@@ -72,7 +72,7 @@ def compile_function(function, variables, jit_compile):
 
 
 def lerp(average, weight, rate):
-    """average − rate (average − weight), with half the operations of `assign_add`."""
+    """average − rate (average − weight), with fewer operations than `assign_add`."""
     rate, difference = tf.cast(rate, average.dtype), average.value - weight.value
     handle = average.value.handle
     tf.raw_ops.ResourceApplyGradientDescent(var=handle, alpha=rate, delta=difference)

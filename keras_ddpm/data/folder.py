@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps, features
 
 from keras_ddpm.data.images import ImageSet, bits_of, check_request, fit_image
-from keras_ddpm.data.store import Store
+from keras_ddpm.data.store import read_store
 from keras_ddpm.types import ImageSize, PathLike
 from keras_ddpm.validation import check_choice, check_class_names, check_path
 
@@ -100,25 +100,33 @@ def load_folder(
         paths, labels, class_names = _label(folder, paths, own, class_names)
         labels = labels[:num_images]
     paths = paths[:num_images]
-    shape, kept = (len(paths), *size, channels), None
-    if store is not None:
-        facts = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime) for p in paths]
-        kept = Store(check_path("store", store), shape, (backdrop, facts))
-    images = kept.images if kept else np.empty(shape, np.uint8)
+    shape = (len(paths), *size, channels)
 
-    def read(index):
-        try:
-            images[index] = read_image(paths[index], size, channels, backdrop)
-        except Exception as error:  # a damaged file can make a decoder raise nearly anything
-            return f"{type(error).__name__}: {error}"
-        return None
+    def decode(images):
+        """Fills an array; returns for each file why it was left out, or None."""
 
-    if kept and kept.is_complete:
-        reasons = kept.reasons
-    else:
+        def read(index):
+            try:
+                images[index] = read_image(paths[index], size, channels, backdrop)
+            except Exception as error:  # a damaged file can make a decoder raise nearly anything
+                return f"{type(error).__name__}: {error}"
+            return None
+
         with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # Pillow frees the GIL
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             reasons = list(pool.map(read, range(len(paths))))
+        for new, old in enumerate(np.flatnonzero([reason is None for reason in reasons])):
+            if new != old:  # moves up, without a second array of this size
+                images[new] = images[old]
+        return reasons
+
+    if store is None:
+        images = np.empty(shape, np.uint8)
+        reasons = decode(images)
+    else:
+        stats = [(str(path.relative_to(folder)), path.stat()) for path in paths]
+        facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        images, reasons = read_store(check_path("store", store), shape, (backdrop, facts), decode)
     for path, reason in zip(paths, reasons):
         if reason and damaged == "raise":
             raise ValueError(f"damaged='raise': {path} cannot be read: {reason}")
@@ -127,14 +135,8 @@ def load_folder(
     good = [index for index, reason in enumerate(reasons) if not reason]
     if not good:
         raise ValueError(f"none of the {len(paths)} images in {folder} can be read: {reasons[0]}")
-    if kept is None or not kept.is_complete:
-        for new, old in enumerate(good):  # without a second array of this size
-            if new != old:
-                images[new] = images[old]
-    if kept and not kept.is_complete:
-        kept.complete(reasons)
-    images = images[: len(good)]
-    return ImageSet(images, None if labels is None else labels[good], class_names)
+    labels = None if labels is None else labels[good]
+    return ImageSet(images[: len(good)], labels, class_names)
 
 
 def read_image(path, size, channels, background=(255, 255, 255)):

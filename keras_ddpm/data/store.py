@@ -5,46 +5,50 @@ import json
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from keras_ddpm.files import atomic_write, make_writable
 
 
-class Store:
-    """A uint8 array in a file of NumPy, which is mapped into memory: what is used is read.
+def read_store(path, shape, contents, decode):
+    """The images in a file that is mapped into memory, uint8 of `shape`: only what is used is read.
 
-    `<path>.json` beside it says which images it holds, and is written once all of them are there.
+    `<path>.json` beside the file says what it holds. Where that is something else, or nothing,
+    `decode(images)` fills the file first; another process with the same path waits for it.
 
     Args:
         path: path of the file, `*.npy`.
-        shape: of the array, `(n, height, width, channels)`.
-        contents: what it depends on: anything with the same `repr` for the same images.
+        shape: `(n, height, width, channels)`.
+        contents: what the images depend on: anything with the same `repr` for the same images.
+        decode: a function that fills an array, and returns what JSON can hold.
+
+    Returns:
+        The array, which cannot be written to, and what `decode` returned.
     """
+    path, record = Path(path), Path(f"{path}.json")
+    if path.suffix != ".npy":
+        raise ValueError(f"store={str(path)!r} must be a file named *.npy.")
+    make_writable(path.parent)
+    key = hashlib.sha256(repr((shape, contents)).encode()).hexdigest()
+    with FileLock(f"{path}.lock"):
+        result = _read_record(path, record, key)
+        if result is None:
+            record.unlink(missing_ok=True)  # it must never stand beside another file
+            with atomic_write(path) as partial:
+                images = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+                result = decode(images)
+                images.flush()
+            with atomic_write(record) as partial:
+                facts = {"key": key, "bytes": path.stat().st_size, "result": result}
+                partial.write_text(json.dumps(facts))
+        return np.load(path, mmap_mode="r"), result
 
-    def __init__(self, path, shape, contents):
-        self.path, self.record = Path(path), Path(f"{path}.json")
-        if self.path.suffix != ".npy":
-            raise ValueError(f"store={str(path)!r} must be a file named *.npy.")
-        self.key = hashlib.sha256(repr((shape, contents)).encode()).hexdigest()
-        self.reasons = self._read_record()
-        self.is_complete = self.reasons is not None
-        if self.is_complete:
-            self.images = np.load(self.path, mmap_mode="r")
-        else:
-            make_writable(self.path.parent)
-            self.record.unlink(missing_ok=True)
-            self.images = np.lib.format.open_memmap(self.path, "w+", np.uint8, shape)
 
-    def _read_record(self):
-        try:
-            record = json.loads(self.record.read_text())
-            is_there = record["key"] == self.key and self.path.stat().st_size == record["bytes"]
-            return record["reasons"] if is_there else None
-        except (OSError, ValueError, KeyError, TypeError):  # none, or not ours
-            return None
-
-    def complete(self, reasons):
-        """Notes that all images are there, but those with a reason why not."""
-        self.images.flush()
-        record = {"key": self.key, "bytes": self.path.stat().st_size, "reasons": reasons}
-        with atomic_write(self.record) as partial:
-            partial.write_text(json.dumps(record))
+def _read_record(path, record, key):
+    """What `decode` returned when it made this file; None if it is not there as it was."""
+    try:
+        facts = json.loads(record.read_text())
+        is_there = facts["key"] == key and path.stat().st_size == facts["bytes"]
+        return facts["result"] if is_there else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

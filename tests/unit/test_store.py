@@ -1,6 +1,8 @@
 """Sets larger than memory: a folder's images in a file that is mapped into memory."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -75,6 +77,24 @@ def test_an_unfinished_or_damaged_store_is_made_again(folder, tmp_path, damage):
     else:
         record.write_text(json.dumps([1]))
     np.testing.assert_array_equal(load(folder, store).images, expected)
+
+
+def test_two_processes_fill_a_store_once(folder, tmp_path, monkeypatch):
+    """Here threads, of which the second comes while the first decodes."""
+    decoded, read_image = [], folder_module.read_image
+
+    def read(path, *args):
+        decoded.append(path.name)
+        time.sleep(0.05)
+        return read_image(path, *args)
+
+    monkeypatch.setattr(folder_module, "read_image", read)
+    (folder / "a" / "2.png").unlink()
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(load_folder, folder, 8, store=tmp_path / "s.npy") for _ in range(2)]
+        one, other = (call.result().images for call in calls)
+    assert len(decoded) == 5 and one.any((1, 2, 3)).all()
+    np.testing.assert_array_equal(one, other)
 
 
 def test_a_damaged_image_stops_if_asked_and_other_names_are_refused(folder, tmp_path):
