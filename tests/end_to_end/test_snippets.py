@@ -28,7 +28,7 @@ PAGES = {
     "README.md": {
         "plt.show()": "plt.savefig('flowers.png')",
         "image_size=32)": "image_size=32, num_images=40)",
-        "(24, 48), (False, True)": "(8,), (False,)",
+        "(24, 48), (False, True), 1": "(8,), (False,), 1",
         "epochs=10": "epochs=1",
         'SampleImages("samples")': 'SampleImages("samples", steps=2)',
         "images = model.generate(16,": "images = model.generate(2,",
