@@ -174,7 +174,7 @@ class Run:
     def build_model(self, train_set):
         """A new model; with `init_from` it starts from another model's averaged weights."""
         data, training = self.config.data, self.config.training
-        with user_errors("--network.", large="widths"):
+        with user_errors("--network.", large="widths", image_size="--data.image_size"):
             network = UNet(
                 data.image_size,
                 data.channels,
