@@ -62,6 +62,9 @@ def test_every_process_comes_back():
         config = json.loads(json.dumps(scheduler.config_of(diffusion)))
         back, _ = scheduler.diffusion_from_config(config)
         assert back.get_config() == diffusion.get_config()
+    flow = GaussianDiffusion(50, "flow", prediction="velocity")  # theirs has no such name
+    back, _ = scheduler.diffusion_from_config(scheduler.config_of(flow))
+    np.testing.assert_array_equal(back.alphas_cumprod, flow.alphas_cumprod)
 
 
 @pytest.mark.once
@@ -345,6 +348,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path):
     for network, message in (
         (heads, r"num_heads=2 gives heads of \[4, 8\] channels"),
         (tiny_network(), "is not a UNet"),
+        (UNet(8, has_attention=(False, False), patch_size=2, **OPTIONS), "patch_size=2: a UNet2D"),
     ):
         with pytest.raises(ValueError, match=message):
             to_diffusers(DiffusionModel(network, GaussianDiffusion(50, "cosine")), tmp_path / "a")
