@@ -15,8 +15,8 @@ from keras_ddpm_cli.config import parse_config
 
 
 class Deadline(keras.callbacks.Callback):
-    """Stops some seconds after the first step, which compiles. Until then the learning rate rises
-    and falls as in `keras-ddpm train`.
+    """Stops after so many seconds of computing, counted from the end of the first step, which
+    compiles. Until then the learning rate rises and falls as in `keras-ddpm train`.
     """
 
     def __init__(self, seconds, learning_rate, warmup_steps):
@@ -25,7 +25,7 @@ class Deadline(keras.callbacks.Callback):
         self.steps = 0
 
     def on_train_batch_begin(self, batch, logs=None):
-        share = min(1, (time.perf_counter() - self.begin) / self.seconds) if self.steps else 0
+        share = min(1, (time.process_time() - self.begin) / self.seconds) if self.steps else 0
         warm = min(1, (self.steps + 1) / max(1, self.warmup_steps))
         rate = self.learning_rate * warm * (1 + math.cos(math.pi * share)) / 2
         self.model.optimizer.learning_rate.assign(rate)
@@ -33,23 +33,24 @@ class Deadline(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.steps += 1
         if self.steps == 1:
-            self.begin = time.perf_counter()
-        elif time.perf_counter() - self.begin >= self.seconds:
+            self.begin = time.process_time()
+        elif time.process_time() - self.begin >= self.seconds:
             raise TimeoutError
 
 
-def main(path, config, minutes, seed, count, samples, **_):
+def main(path, config, minutes, threads, seed, count, samples, **_):
     tune_xla()
     keras.utils.set_random_seed(seed)
     config = parse_config(["--config", config])
     training, images = config.training, np.load(path)["images"]
     network = UNet(images.shape[1:3], images.shape[3], **config.network.as_dict())
     diffusion = GaussianDiffusion(**config.diffusion.as_dict())
-    options = {"ema_decay": training.ema_decay, "min_snr_gamma": training.min_snr_gamma}
+    names = ("ema_decay", "min_snr_gamma", "timestep_distribution")
+    options = {name: training[name] for name in names}
     model = DiffusionModel(network, diffusion, seed=seed, **options)
     model.compile(FusedAdam(training.learning_rate, global_clipnorm=training.global_clipnorm))
     options = {"batch_size": training.batch_size, "flip": config.data.flip, "seed": seed}
-    deadline = Deadline(60 * minutes, training.learning_rate, training.warmup_steps)
+    deadline = Deadline(60 * minutes * threads, training.learning_rate, training.warmup_steps)
     try:
         model.fit(ImageDataset(images, **options), epochs=10**6, verbose=0, callbacks=[deadline])
     except TimeoutError:

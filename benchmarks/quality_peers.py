@@ -97,16 +97,16 @@ class Lucidrains:
         return images[:, self.border : end, self.border : end]
 
 
-def main(package, path, minutes, seed, count, samples, learning_rate, **_):
+def main(package, path, minutes, threads, seed, count, samples, learning_rate, **_):
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     images = np.load(path)["images"]
     shape, images = images.shape[1:], images.transpose(0, 3, 1, 2)
     recipe = {"diffusers": Diffusers, "lucidrains": Lucidrains}[package](images)
     recipe.shape, peak = shape, learning_rate or recipe.learning_rate
-    steps, seconds, begin = 0, 60 * minutes, math.inf
-    while time.perf_counter() - begin < seconds:
-        share = max(0, (time.perf_counter() - begin) / seconds)
+    steps, seconds, begin = 0, 60 * minutes * threads, math.inf
+    while time.process_time() - begin < seconds:
+        share = max(0, (time.process_time() - begin) / seconds)
         rate = peak * min(1, (steps + 1) / max(1, recipe.warmup))
         for group in recipe.optimizer.param_groups:
             group["lr"] = rate * (1 + math.cos(math.pi * share)) / 2
@@ -118,14 +118,14 @@ def main(package, path, minutes, seed, count, samples, learning_rate, **_):
         recipe.update_average()
         steps += 1
         if steps == 1:
-            begin = time.perf_counter()
+            begin = time.process_time()
     begin = time.perf_counter()
     sizes = [min(100, count - start) for start in range(0, count, 100)]
     drawn = np.concatenate([recipe.draw(size, seed + i) for i, size in enumerate(sizes)])
     facts = {
         "parameters": sum(weight.numel() for weight in recipe.network.parameters()),
         "steps": steps,
-        "images_per_second": steps * BATCH_SIZE / seconds,
+        "images_per_second": steps * BATCH_SIZE / (60 * minutes),
         "sampling_seconds": time.perf_counter() - begin,
     }
     np.savez(samples, images=(255 * drawn).round().clip(0, 255).astype("uint8"))

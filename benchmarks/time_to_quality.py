@@ -3,7 +3,9 @@
     python benchmarks/time_to_quality.py --sets drawn_flowers mnist --minutes 1 3 10
 
 Each run trains for that long, from its first step on, in a process of its own, and then draws
-samples with the sampler that is good for it. The learning rate falls to 0 at the end of the time.
+samples with the sampler that is good for it. The time is that of the processor, divided by the
+number of threads, so that other work beside it does not count. The learning rate falls to 0 at the
+end of the time.
 The figure is the Fréchet distance of the samples to the training images, in the features of a
 LeNet-5 that is trained on the same set: compare within one set and number of samples.
 
@@ -57,7 +59,11 @@ def run(case, args):
     package, *rate = case["contestant"].split()
     config = SETS[case["set"]][2]
     call = {**case, "config": config, "learning_rate": float(rate[0]) if rate else None}
-    call |= {"count": args.num_images, "samples": str(sample_file(case, args))}
+    call |= {
+        "count": args.num_images,
+        "threads": args.threads,
+        "samples": str(sample_file(case, args)),
+    }
     if not (data := args.output / f"{case['set']}.npz").exists():
         np.savez(data, images=load(case["set"])[0])
     threads = {name: str(args.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
