@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from keras_ddpm import DDPM, DiffusionModel, DPMSolverPlusPlus, load_images
 from keras_ddpm.files import make_writable
@@ -96,7 +96,7 @@ def main():
     add("--split", default="train")
     add("--steps", type=PositiveInt, default=8, help="(default: 8)")
     add("--num_images", type=PositiveInt, default=1000, help="in the search (default: 1000)")
-    add("--rounds", type=PositiveInt, default=1, help="over the timesteps (default: 1)")
+    add("--rounds", type=NonNegativeInt, default=1, help="over the timesteps (default: 1)")
     add("--final_images", type=PositiveInt, default=10000, help="of the figures (default: 10000)")
     add("--also", nargs="*", default=[], metavar="STEPS", type=int, help="DDPM with these steps")
     add("--store", action="store_true", help="write the sampler into the preset")

@@ -24,7 +24,7 @@ from keras_ddpm.data import ImageDataset, load_images
 from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.editing import image_to_image, inpaint, interpolate, invert, lerp, slerp
 from keras_ddpm.mlp import MLP
-from keras_ddpm.model import DiffusionModel, load_diffusion_model
+from keras_ddpm.model import DiffusionModel, distill, load_diffusion_model
 from keras_ddpm.optimal import OptimalDenoiser
 from keras_ddpm.optimizers import FusedAdam
 from keras_ddpm.plotting import filmstrip, image_grid, save_gif, save_image
@@ -48,6 +48,7 @@ __all__ = [
     "FusedAdam",
     "ImageDataset",
     "SampleImages",
+    "distill",
     "load_images",
     # Sampling.
     "DDIM",

@@ -19,6 +19,10 @@ class Weights:
         keras.Model.trainable.fset(self, value)
         self.freeze_average()
 
+    def trained_networks(self):
+        """The networks that a training may change."""
+        return [self.network]
+
     def freeze_average(self):
         """Freezes all layers of the averaged network.
 
@@ -51,7 +55,7 @@ class Weights:
                 f"the network {self.network.name!r} has no trainable weights: set `trainable = "
                 "True` for some of its layers."
             )
-        own = {id(weight) for weight in self.network.weights}
+        own = {id(weight) for net in self.trained_networks() for weight in net.weights}
         for weight in weights:
             if id(weight) not in own:
                 raise ValueError(
