@@ -28,7 +28,7 @@ from keras_ddpm.model import DiffusionModel, distill, load_diffusion_model
 from keras_ddpm.optimal import OptimalDenoiser
 from keras_ddpm.optimizers import FusedAdam
 from keras_ddpm.plotting import filmstrip, image_grid, save_gif, save_image
-from keras_ddpm.presets import list_presets
+from keras_ddpm.presets import list_presets, upload_preset
 from keras_ddpm.samplers import DDIM, DDPM, DPMSolverPlusPlus, Heun, sample
 from keras_ddpm.unet import UNet
 
@@ -43,6 +43,7 @@ __all__ = [
     "UNet",
     "list_presets",
     "load_diffusion_model",
+    "upload_preset",
     # Training.
     "Checkpoint",
     "FusedAdam",

@@ -29,7 +29,8 @@ class Data:
 
     Args:
         name: "drawn_flowers", the embedded set; "mnist", "fashion_mnist" or "cifar10"; the path of
-            a folder of images; or a name of TensorFlow Datasets such as "oxford_flowers102".
+            a folder of images; a name of TensorFlow Datasets such as "oxford_flowers102"; or
+            hf://user/name of the Hugging Face Hub.
         split: which part to train on, see `load_images`; null is the training part.
         validation_split: the part to compute val_loss on, named like split.
         validation_fraction: instead: the share of the training images to hold out.
@@ -147,8 +148,8 @@ class Training:
         checkpoint_every: epochs from one checkpoint to the next.
         seed: of the initial weights, the noise and the order of the images.
         devices: how many share each batch; "all" takes all there are. Several need JAX.
-        init_from: a .keras file, or a preset, whose averaged weights to start from (fine-tuning).
-            --init-from is short for this.
+        init_from: a .keras file, or a preset, also hf://user/name, whose averaged weights to start
+            from (fine-tuning). --init-from is short for this.
     """
 
     epochs: PositiveInt = 100

@@ -2,7 +2,7 @@
 
 import argparse
 
-MODEL = "a .keras file, or a preset: a name such as flowers_32, or a folder"
+MODEL = "a .keras file, or a preset: a name such as flowers_32, a folder, or hf://user/name"
 
 SAMPLE = """Draws images with a model, and shows how they emerge from noise.
 

@@ -10,9 +10,11 @@ import numpy as np
 
 from keras_ddpm.data.drawn_flowers import CLASS_NAMES, draw_flowers
 from keras_ddpm.data.folder import class_folders, is_image, is_visible, load_folder, walk
+from keras_ddpm.data.hub import load_hub
 from keras_ddpm.data.images import ImageSet, check_request
 from keras_ddpm.data.keras_datasets import is_keras_dataset, load_keras_dataset
 from keras_ddpm.data.tfds import is_prepared, load_tfds
+from keras_ddpm.hub import is_on_hub
 from keras_ddpm.types import ImageSize, PathLike
 from keras_ddpm.validation import check_choice, check_int, check_path
 
@@ -43,14 +45,15 @@ def load_images(
     Args:
         name: `"drawn_flowers"` for the embedded set; `"mnist"`, `"fashion_mnist"` or `"cifar10"`,
             or the path of a file such as mnist.npz, see `load_keras_dataset`; a folder, given as a
-            path, or relative to `data_dir` or to the environment variable KERAS_DDPM_DATA; or an
-            image data set of TensorFlow Datasets (TFDS), such as `"oxford_flowers102"`. A folder
-            with the name of a set is given as `"./mnist"`.
+            path, or relative to `data_dir` or to the environment variable KERAS_DDPM_DATA; an image
+            data set of TensorFlow Datasets (TFDS), such as `"oxford_flowers102"`; or one of the
+            Hugging Face Hub, `"hf://user/name"`, see `load_hub`. A folder with the name of a set is
+            given as `"./mnist"`.
         split: `"train"` (the default), `"test"`, and for the embedded set `"validation"`; for TFDS
-            its syntax. For a folder the name of a sub-folder, or another name for it: train or
-            training, validation, valid, val or dev, test or testing, in any case. None is the whole
-            folder, or its training images if all its sub-folders are called so. Classes have the
-            numbers that they have in the training images beside them.
+            and the hub their syntax. For a folder the name of a sub-folder, or another name for it:
+            train or training, validation, valid, val or dev, test or testing, in any case. None is
+            the whole folder, or its training images if all its sub-folders are called so. Classes
+            have the numbers that they have in the training images beside them.
         image_size: int or (height, width). Images are cropped centrally to this shape and resized
             to it with antialiasing.
         channels: 3 for colour or 1 for grey.
@@ -65,7 +68,7 @@ def load_images(
     Returns:
         An `ImageSet`: images uint8 `(n, height, width, channels)`, labels int32 or None.
 
-    Raises an ImportError without TFDS, and a RuntimeError if a download failed.
+    Raises an ImportError without TFDS or `datasets`, and a RuntimeError if a download failed.
 
     >>> load_images("drawn_flowers", image_size=32, num_images=8).images.shape
     (8, 32, 32, 3)
@@ -80,8 +83,9 @@ def load_images(
     check_request(image_size, channels, num_images)
     name = os.fspath(name)
     roots = [root for root in (data_dir, os.environ.get(DATA_ENVIRONMENT_VARIABLE)) if root]
-    is_drawn, is_published = name == "drawn_flowers", is_keras_dataset(name)
-    folder = None if is_drawn or is_published else _find_folder(name, roots)
+    is_drawn, on_hub = name == "drawn_flowers", is_on_hub(name)
+    is_published = is_keras_dataset(name) and not on_hub
+    folder = None if is_drawn or is_published or on_hub else _find_folder(name, roots)
     if store is not None and (folder is None or is_prepared(folder)):
         raise ValueError(
             f"store={os.fspath(store)!r} needs a folder, and {name!r} is not a folder."
@@ -89,6 +93,8 @@ def load_images(
     if is_drawn:
         return _draw(split or "train", image_size, channels, num_images, seed)
     options: dict[str, Any] = dict(image_size=image_size, channels=channels, num_images=num_images)
+    if on_hub:
+        return load_hub(name, split or "train", **options)
     if is_published:
         return load_keras_dataset(name, split or "train", roots=roots, **options)
     if folder is None or is_prepared(folder):

@@ -7,6 +7,7 @@ import zipfile
 import keras
 
 from keras_ddpm.files import is_damaged
+from keras_ddpm.hub import is_on_hub
 from keras_ddpm.model.model import DiffusionModel
 from keras_ddpm.types import PathLike
 from keras_ddpm.validation import check_path
@@ -17,7 +18,7 @@ def load_diffusion_model(source: PathLike, dtype_policy: str | None = None) -> D
 
     Args:
         source: a `.keras` file that `DiffusionModel.save` wrote on any backend, or a preset: its
-            name or its folder.
+            name, its folder, or `hf://user/name`.
         dtype_policy: optional, see `DiffusionModel.with_dtype_policy`.
 
     Raises a FileNotFoundError, or a ValueError if it is damaged or holds something else.
@@ -26,7 +27,7 @@ def load_diffusion_model(source: PathLike, dtype_policy: str | None = None) -> D
     24
     """
     path = check_path("source", source)
-    if path.suffix == ".keras" or path.is_file():
+    if not is_on_hub(source) and (path.suffix == ".keras" or path.is_file()):
         model = _load_file(path)
     else:
         model = DiffusionModel.from_preset(source)

@@ -51,15 +51,18 @@ class Saving:
         folder: PathLike,
         description: str = "",
         dtype: Literal["float16", "float32"] = "float16",
+        license: str | None = None,
     ) -> Path:
         """Writes a preset: a folder with config, averaged weights and model card.
 
         In float16 it takes an eighth of the bytes of `save`. Use `save` to go on with a training.
+        `upload_preset` puts the folder on the Hugging Face Hub.
 
         Args:
             folder: a path; it is created, and files of the same names are replaced.
             description: str, Markdown for the model card: what it was trained on, and how.
             dtype: `"float16"` or `"float32"`, of the weights on disk.
+            license: optional, for the model card, as the hub calls it: `"apache-2.0"`.
 
         Returns:
             The folder, a `pathlib.Path`.
@@ -67,14 +70,16 @@ class Saving:
         >>> model.save_to_preset("my_flowers", "Trained on my garden for 100 epochs.").name
         'my_flowers'
         """
-        return write_preset(self, folder, description, dtype)
+        return write_preset(self, folder, description, dtype, license)
 
     @classmethod
     def from_preset(cls, preset: PathLike) -> Self:
         """The model of a preset, on any backend. It is not compiled.
 
-        `preset` is a folder, or one of `list_presets`. Without such a preset there is a
-        FileNotFoundError that names those there are, and a ValueError for damaged files.
+        `preset` is a folder, one of `list_presets`, or one on the Hugging Face Hub:
+        `"hf://user/name"` or `"hf://user/name@revision"`, which needs the extra `hub`. Without such
+        a preset there is a FileNotFoundError that names those there are, and a ValueError for
+        damaged files. A RuntimeError says why nothing could be downloaded.
 
         >>> DiffusionModel.from_preset("drawn_flowers_16").sample_shape
         (16, 16, 3)

@@ -4,6 +4,7 @@ The presets that come with the package are the folders beside this file.
 """
 
 import json
+import re
 from pathlib import Path
 
 import keras
@@ -13,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from keras_ddpm.files import atomic_write, make_writable
+from keras_ddpm.hub import hub_errors, import_for, is_on_hub, split_name
+from keras_ddpm.types import PathLike
 from keras_ddpm.validation import check_choice, check_instance, check_path, did_you_mean
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -30,13 +33,46 @@ def list_presets() -> list[str]:
     return sorted(path.parent.name for path in Path(__file__).parent.glob(f"*/{CONFIG}"))
 
 
-def write_preset(model, folder, description="", dtype="float16"):
+def upload_preset(uri: str, preset: PathLike) -> None:
+    """Puts a preset on the Hugging Face Hub, where `from_preset(uri)` finds it.
+
+    It needs `pip install "keras-ddpm[hub]"`, and `hf auth login` once.
+
+    Args:
+        uri: `"hf://user/name"`, a repository that is created, for all to see, if there is none; or
+            `"hf://user/name@branch"`, a branch that there is.
+        preset: a folder that `DiffusionModel.save_to_preset` wrote, or one of `list_presets`.
+
+    Raises a FileNotFoundError without that preset or branch, and a RuntimeError if it fails.
+
+    >>> upload_preset("hf://user/my_flowers", "my_flowers")
+    """
+    repo_id, revision = split_name("uri", check_instance("uri", uri, str))
+    folder = find_preset(preset)
+    hub = import_for(uri, "huggingface_hub")
+    card = (folder / CARD).read_text()
+    card = card.replace(f'from_preset("{folder.resolve().name}")', f'from_preset("{uri}")')
+    files = {CONFIG: folder / CONFIG, WEIGHTS: folder / WEIGHTS, CARD: card.encode()}
+    with hub_errors(uri, "cannot be written (is there a network, and a login?)"):
+        hub.create_repo(repo_id, exist_ok=True)
+        operations = [hub.CommitOperationAdd(name, data) for name, data in files.items()]
+        hub.create_commit(repo_id, operations, commit_message="Upload a preset", revision=revision)
+
+
+def write_preset(model, folder, description="", dtype="float16", license=None):
     """Writes a preset: see `DiffusionModel.save_to_preset`."""
     check_choice("dtype", dtype, ("float16", "float32"))
     check_path("folder", folder)
     check_instance("description", description, str)
+    if license is not None and not re.fullmatch(
+        r"[\w.-]+", check_instance("license", license, str)
+    ):
+        raise ValueError(f"license={license!r} must be a name such as 'apache-2.0'.")
     if "://" in str(folder):
-        raise ValueError(f"folder={str(folder)!r} must be a folder on this machine.")
+        raise ValueError(
+            f"folder={str(folder)!r} must be a folder on this machine; `upload_preset` writes it "
+            "to the hub afterwards."
+        )
     folder = make_writable(folder)
     with np.errstate(over="ignore"):  # infinite numbers are refused below
         weights = {  # safetensors takes C order for granted
@@ -52,14 +88,18 @@ def write_preset(model, folder, description="", dtype="float16"):
     with atomic_write(folder / WEIGHTS) as partial:
         partial.write_bytes(save(weights))
     with atomic_write(folder / CARD) as partial:
-        partial.write_text(_card(model, folder.resolve().name, description, dtype))
+        partial.write_text(_card(model, folder.resolve().name, description, dtype, license))
     with atomic_write(folder / CONFIG) as partial:  # last: it says that the preset is complete
         partial.write_text(f"{{\n{lines}\n}}\n")
     return folder
 
 
 def find_preset(preset):
-    """The folder of a preset: a path, or the name of one that comes with the package."""
+    """The folder of a preset: a path, the name of one that comes with the package, or of one on the
+    hub, which is downloaded into the cache of the hub.
+    """
+    if is_on_hub(preset):
+        return _download(preset)
     folders = [check_path("preset", preset), Path(__file__).parent / preset]
     folder = next((f for f in folders if (f / CONFIG).is_file() and (f / WEIGHTS).is_file()), None)
     if folder is None:
@@ -71,19 +111,34 @@ def find_preset(preset):
     return folder
 
 
+def _download(name):
+    repo_id, revision = split_name("preset", name)
+    hub = import_for(name, "huggingface_hub")
+    files = [CONFIG, WEIGHTS, CARD]
+    with hub_errors(name, "is not in the cache and cannot be downloaded (is there a network?)"):
+        folder = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=files))
+    if missing := [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]:
+        raise FileNotFoundError(f"{name!r} is no preset: it has no {' and no '.join(missing)}.")
+    return folder
+
+
 def read_preset(model_class, preset):
     """Reads a preset: see `DiffusionModel.from_preset`."""
     folder = find_preset(preset)
+    shown = repr(str(folder))
+    if is_on_hub(preset):
+        cached = f"model/{split_name('preset', preset)[0]}"
+        shown = f"{preset!r}, which `hf cache rm {cached}` removes from the cache,"
     try:
         config = json.loads((folder / CONFIG).read_text())
         weights = load_file(folder / WEIGHTS)
         version = config.pop("format_version")
         del config["keras_version"]
     except (*DAMAGE, SafetensorError) as error:
-        raise ValueError(f"preset {str(folder)!r} is damaged: {error!r}") from error
+        raise ValueError(f"preset {shown} is damaged: {error!r}") from error
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"preset {str(folder)!r} has format_version={version}, but this version of the "
+            f"preset {shown} has format_version={version}, but this version of the "
             f"package reads {FORMAT_VERSION}."
         )
     try:
@@ -95,7 +150,7 @@ def read_preset(model_class, preset):
         variables = {**states, **named_weights(network)}
         if difference := sorted(variables.keys() ^ weights.keys()):
             raise ValueError(
-                f"preset {str(folder)!r} is damaged: {len(difference)} weights are in one of "
+                f"preset {shown} is damaged: {len(difference)} weights are in one of "
                 f"{CONFIG} and {WEIGHTS} only, such as {difference[0]!r}."
             )
         for name, variable in variables.items():
@@ -104,7 +159,7 @@ def read_preset(model_class, preset):
                 fits = np.isfinite(value.astype("float32")).all() and (kind == "f" or value >= 0)
             if value.dtype.kind != kind or value.shape != tuple(variable.shape) or not fits:
                 raise ValueError(
-                    f"preset {str(folder)!r} is damaged: {name!r} of shape {value.shape} and dtype "
+                    f"preset {shown} is damaged: {name!r} of shape {value.shape} and dtype "
                     f"{value.dtype} must be finite {'ints' if kind == 'i' else 'floats'} of shape "
                     f"{tuple(variable.shape)}."
                 )
@@ -123,14 +178,21 @@ def named_weights(network):
     return variables
 
 
-def _card(model, name, description, dtype):
-    """A short README: facts that the files hold, and what the maker of the preset says."""
+def _card(model, name, description, dtype, license):
+    """A short README: what the hub reads, facts that the files hold, and what the maker says."""
+    about = "library_name: keras\ntags:\n- diffusion\n- keras_ddpm"
+    about += "\npipeline_tag: unconditional-image-generation" if model.is_image else ""
+    about += f"\nlicense: {license}" if license else ""
     diffusion, classes, request = model.diffusion, "none", "16"
     if model.num_classes is not None:
         classes, request = str(model.num_classes), f"labels=range({min(16, model.num_classes)})"
     if model.class_names:
         classes += ": " + ", ".join(model.class_names)
-    return f"""# {name}
+    return f"""---
+{about}
+---
+
+# {name}
 
 {description.strip()}
 

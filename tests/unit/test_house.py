@@ -17,7 +17,15 @@ SETTINGS = {
     "self.kernel.value.data",
     "weight.trainable",
 }
-LATE = {"IPython", "jsonargparse", "matplotlib", "tensorboardX", "tensorflow_datasets"}
+LATE = {
+    "IPython",
+    "datasets",
+    "huggingface_hub",
+    "jsonargparse",
+    "matplotlib",
+    "tensorboardX",
+    "tensorflow_datasets",
+}
 pytestmark = pytest.mark.once
 
 

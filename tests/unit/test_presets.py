@@ -25,6 +25,14 @@ from keras_ddpm.presets import CARD, CONFIG, WEIGHTS, named_weights
 from keras_ddpm.samplers import sampler_config
 
 NAMES = ["rose", "tulip", "iris"]
+HEAD = """---
+library_name: keras
+tags:
+- diffusion
+- keras_ddpm
+pipeline_tag: unconditional-image-generation
+---
+"""
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +110,7 @@ def test_any_network_can_be_a_preset_and_be_trained_on(tmp_path):
 @pytest.mark.once
 def test_config_and_card_say_what_it_is(model, preset):
     for folder in (preset, *(Path(presets.__file__).parent / name for name in list_presets())):
+        assert (folder / CARD).read_text().startswith(HEAD)
         text = (folder / CONFIG).read_text()
         config = json.loads(text)
         assert len(text) <= 3000 and config["format_version"] == presets.FORMAT_VERSION
@@ -109,7 +118,7 @@ def test_config_and_card_say_what_it_is(model, preset):
         assert len(config["class_names"]) == config["network"]["config"]["num_classes"]
     assert json.loads((preset / CONFIG).read_text())["keras_version"] == keras.__version__
     card = (preset / CARD).read_text()
-    assert card.startswith("# garden\n\nGrown *at home*.\n")
+    assert "---\n\n# garden\n\nGrown *at home*.\n" in card
     parameters = f"parameters: {model.network.count_params():,}, averaged weights in float32"
     for fact in (parameters, "8x8x3", "20 cosine steps, predicts velocity", "3: rose, tulip, iris"):
         assert fact in card
@@ -186,7 +195,7 @@ def test_an_unknown_name_lists_those_there_are(name, message):
         ("a", "float8", ValueError, "dtype='float8'"),
         ("a", "float16", ValueError, "dtype='float16' cannot hold some weights"),
         ("file/a", "float32", OSError, "cannot write to"),
-        ("hf://a", "float32", ValueError, "must be a folder on this machine"),
+        ("hf://a", "float32", ValueError, "must be a folder on this machine; `upload_preset`"),
     ],
 )
 def test_what_cannot_be_written_leaves_no_preset(tmp_path, folder, dtype, error, message):
