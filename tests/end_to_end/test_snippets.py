@@ -11,7 +11,16 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from tools import BACKEND, ROOT, make_model, tiny_network
+from tools import (
+    BACKEND,
+    ROOT,
+    TINY_RUN,
+    command,
+    make_model,
+    run_command,
+    tiny_network,
+    to_options,
+)
 
 import keras_ddpm
 from keras_ddpm import data, metrics
@@ -38,6 +47,7 @@ PAGES = {
     "docs/devices.md": {"widths=(16, 32), has_attention=(False, True)": SMALL},
     "docs/logging.md": {WIDE: SMALL},
     "docs/deployment.md": {},
+    "docs/recipes.md": {"10_000": "8", WIDE: SMALL, 'model.compile("adam")': "model.compile()"},
     "docs/troubleshooting.md": {},
 }
 NEEDS = {
@@ -63,6 +73,7 @@ EXAMPLES = {
     for name, value in public_objects()
     if re.search(r">>>|```python", value.__doc__ or "")
 }
+del EXAMPLES["keras_ddpm.presets.upload_preset"]  # unit/test_hub.py has a hub for it
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +87,12 @@ def folder(tmp_path_factory):
         make_model(network=network, class_names=classes).save_to_preset(folder / name)
     make_model().save(folder / "final.keras")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch):
+    """Packages that recipes need, and that load or send what tests should not."""
+    monkeypatch.syspath_prepend(ROOT / "tests" / "stand_ins")
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +152,24 @@ def test_no_page_is_forgotten():
         for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
         if "```python" in path.read_text()
     }
-    # docs/diffusers.md reads a folder from elsewhere: see numerics/test_diffusers_agree.py.
-    assert with_code == {*PAGES, "docs/diffusers.md"}
+    # docs/diffusers.md reads a folder from elsewhere: see numerics/test_diffusers_agree.py, and for
+    # docs/hub.md unit/test_hub.py.
+    assert with_code == {*PAGES, "docs/diffusers.md", "docs/hub.md"}
+
+
+@pytest.mark.once
+def test_the_command_of_the_recipes(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    (folder / "wandb_log.py").write_text(list(blocks(page))[-1].strip())
+    monkeypatch.syspath_prepend(folder)
+    option = re.search(r"--logging.callbacks \\\n +'(.*)'", page)[1]
+    settings = {**TINY_RUN, "run": "watched"}
+    run_command(command("train"), *to_options(settings), "--logging.callbacks", option)
+    wandb = importlib.import_module("wandb")
+    run = wandb.runs[-1]
+    assert run.project == "flowers" and run.finished
+    assert [{"loss", "val_loss"} <= logs.keys() for logs in run.logged] == [True, True]
 
 
 def test_the_errors_of_the_troubleshooting_page():
