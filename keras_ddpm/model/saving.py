@@ -51,7 +51,7 @@ class Saving:
         folder: PathLike,
         description: str = "",
         dtype: Literal["float16", "float32"] = "float16",
-        license: str | None = None,
+        license: str = "",
     ) -> Path:
         """Writes a preset: a folder with config, averaged weights and model card.
 
@@ -62,7 +62,7 @@ class Saving:
             folder: a path; it is created, and files of the same names are replaced.
             description: str, Markdown for the model card: what it was trained on, and how.
             dtype: `"float16"` or `"float32"`, of the weights on disk.
-            license: optional, for the model card, as the hub calls it: `"apache-2.0"`.
+            license: str, for the model card, as the hub calls it, such as `"apache-2.0"`.
 
         Returns:
             The folder, a `pathlib.Path`.

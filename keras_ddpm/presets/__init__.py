@@ -59,14 +59,12 @@ def upload_preset(uri: str, preset: PathLike) -> None:
         hub.create_commit(repo_id, operations, commit_message="Upload a preset", revision=revision)
 
 
-def write_preset(model, folder, description="", dtype="float16", license=None):
+def write_preset(model, folder, description="", dtype="float16", license=""):
     """Writes a preset: see `DiffusionModel.save_to_preset`."""
     check_choice("dtype", dtype, ("float16", "float32"))
     check_path("folder", folder)
     check_instance("description", description, str)
-    if license is not None and not re.fullmatch(
-        r"[\w.-]+", check_instance("license", license, str)
-    ):
+    if not re.fullmatch(r"[\w.-]*", check_instance("license", license, str)):
         raise ValueError(f"license={license!r} must be a name such as 'apache-2.0'.")
     if "://" in str(folder):
         raise ValueError(
@@ -138,8 +136,8 @@ def read_preset(model_class, preset):
         raise ValueError(f"preset {shown} is damaged: {error!r}") from error
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"preset {shown} has format_version={version}, but this version of the "
-            f"package reads {FORMAT_VERSION}."
+            f"preset {shown} has format_version={version}, but this version of the package reads "
+            f"{FORMAT_VERSION}."
         )
     try:
         model = model_class.from_config(config)
