@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import keras
 
-from keras_ddpm.files import make_writable
+from keras_ddpm.files import atomic_write, make_writable
 from keras_ddpm.model.saving import copy_network
 from keras_ddpm.samplers import Heun, Sampler
 from keras_ddpm.samplers.noise import SEED_DTYPE
@@ -24,8 +24,11 @@ from keras_ddpm.validation import check_bool, check_choice
 NETWORK_FORMATS = {
     "tf_saved_model": {"tensorflow": (), "jax": ("tensorflow",)},
     "onnx": {"tensorflow": ("tf2onnx", "onnx"), "torch": ("onnx",)},
+    "litert": {"tensorflow": ()},
 }
 SAMPLER_FORMATS = {**NETWORK_FORMATS, "onnx": {"tensorflow": ("tf2onnx", "onnx")}}
+# The dtypes of weights in a LiteRT file, and the packages that write them.
+DTYPES = {"float32": (), "float16": (), "int8": ("ai_edge_quantizer",)}
 
 
 class Export:
@@ -34,8 +37,9 @@ class Export:
     def export(
         self,
         filepath: PathLike,
-        format: Literal["tf_saved_model", "onnx"] = "tf_saved_model",
+        format: Literal["tf_saved_model", "onnx", "litert"] = "tf_saved_model",
         verbose: bool = False,
+        dtype: Literal["float32", "float16", "int8"] = "float32",
         **kwargs: Any,
     ) -> None:
         """Writes the averaged network, as `keras.Model.export`.
@@ -44,9 +48,13 @@ class Export:
         `diffusion.prediction` says, like `x_t`.
 
         Args:
-            filepath: a path: a folder for `"tf_saved_model"`, a file for `"onnx"`.
-            format: `"tf_saved_model"` (with TensorFlow or JAX) or `"onnx"` (with TensorFlow or
-                PyTorch). In ONNX, a network of mixed precision computes in float32.
+            filepath: a path: a folder for `"tf_saved_model"`, a file for `"onnx"`, a file that ends
+                with .tflite for `"litert"`.
+            format: `"tf_saved_model"` (with TensorFlow or JAX), `"onnx"` (with TensorFlow or
+                PyTorch) or `"litert"` (with TensorFlow). In ONNX and LiteRT, a network of mixed
+                precision computes in float32.
+            dtype: `"float32"`, `"float16"` or `"int8"`, of the weights in a LiteRT file. The
+                network computes in float32. int8 has a scale for each output channel.
             verbose, **kwargs: as for `keras.Model.export`.
 
         Raises:
@@ -57,16 +65,17 @@ class Export:
         # elsewhere, without Keras: tf.saved_model.load("flowers").serve([x_t, t])
         ```
         """
-        network = self._exportable(format, NETWORK_FORMATS, filepath)
-        _write(network, network.inputs, filepath, format, verbose=verbose, **kwargs)
+        network = self._exportable(format, NETWORK_FORMATS, filepath, dtype)
+        _write(network, network.inputs, filepath, format, dtype, verbose=verbose, **kwargs)
 
     def export_sampler(
         self,
         filepath: PathLike,
-        format: Literal["tf_saved_model", "onnx"] = "tf_saved_model",
+        format: Literal["tf_saved_model", "onnx", "litert"] = "tf_saved_model",
         sampler: str | Sampler | None = None,
         clip_denoised: bool | float | None = None,
         guided: bool = False,
+        dtype: Literal["float32", "float16", "int8"] = "float32",
         export_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
@@ -78,8 +87,9 @@ class Export:
         `(batch,)`, which should be at least `steps` apart. It returns float32 samples like `noise`.
 
         Args:
-            filepath, format: as for `export`. ONNX needs TensorFlow, and a sampler that adds no
-                noise, other than `"heun"`.
+            filepath, format, dtype: as for `export`. ONNX needs TensorFlow. ONNX and LiteRT need a
+                sampler that adds no noise; ONNX cannot hold `"heun"`, and LiteRT no percentile as
+                `clip_denoised`.
             sampler, clip_denoised, **options: as for `generate`. The artifact keeps them.
             guided: bool, whether the artifact takes a guidance scale, which takes twice the time.
             export_options: optional dict, further options of `keras.Model.export`.
@@ -95,12 +105,19 @@ class Export:
             if self.num_classes is None:
                 raise ValueError("guided=True needs a network with classes.")
             self.check_guidance("guided=True")
-        network = self._exportable(format, SAMPLER_FORMATS, filepath)
-        if format == "onnx" and (sampler.is_stochastic or isinstance(sampler, Heun)):
+        clip_denoised = self.choose_clip(clip_denoised)
+        network = self._exportable(format, SAMPLER_FORMATS, filepath, dtype)
+        needs_seeds = sampler.is_stochastic and format != "tf_saved_model"
+        if needs_seeds or (isinstance(sampler, Heun) and format == "onnx"):
             raise ValueError(
-                f"sampler={sampler!r} cannot be written as ONNX, which has neither random numbers "
-                "with a seed nor, in tf2onnx, branches in a loop. Choose 'ddim' or 'dpm_solver++' "
-                "with eta=0, or format='tf_saved_model'."
+                f"sampler={sampler!r} cannot be written with format={format!r}. ONNX and LiteRT "
+                "have no random numbers with a seed, and tf2onnx writes no branches in a loop. "
+                "Choose 'ddim' or 'dpm_solver++' with eta=0, or format='tf_saved_model'."
+            )
+        if format == "litert" and not isinstance(clip_denoised, bool):
+            raise ValueError(
+                f"clip_denoised={clip_denoised} cannot be written with format='litert', which has "
+                "no percentiles. Choose True or False, or another format."
             )
         inputs = {"noise": keras.Input(self.sample_shape, dtype="float32", name="noise")}
         if self.num_classes is not None:
@@ -109,12 +126,13 @@ class Export:
             inputs["guidance_scale"] = keras.Input((), dtype="float32", name="guidance_scale")
         if sampler.is_stochastic:
             inputs["seed"] = keras.Input((), dtype=SEED_DTYPE, name="seed")
-        whole = self.loop_of(network).whole(sampler, self.choose_clip(clip_denoised))
+        whole = self.loop_of(network).whole(sampler, clip_denoised)
         model = keras.Model(inputs, SamplingLayer(network, whole)(inputs))
-        _write(model, inputs, filepath, format, **{"verbose": False, **(export_options or {})})
+        kwargs = {"verbose": False, **(export_options or {})}
+        _write(model, inputs, filepath, format, dtype, **kwargs)
 
-    def _exportable(self, format, formats, filepath):
-        """The averaged network, in float32 for ONNX, if this backend can write this format."""
+    def _exportable(self, format, formats, filepath, dtype):
+        """The averaged network as the format needs it, if this backend can write this format."""
         self.check_layout()
         backends = formats[check_choice("format", format, formats)]
         backend = keras.backend.backend()
@@ -125,16 +143,20 @@ class Export:
                 f"format={format!r} cannot be written with KERAS_BACKEND={backend}. Save the "
                 f"model, and load and export it with {' or '.join(able)}."
             )
-        for package in backends[backend]:
+        if check_choice("dtype", dtype, DTYPES) != "float32" and format != "litert":
+            raise ValueError(f"dtype={dtype!r} needs format='litert'.")
+        if format == "litert" and Path(filepath).suffix != ".tflite":
+            raise ValueError(f"filepath={str(filepath)!r} must end with .tflite.")
+        for package in (*backends[backend], *DTYPES[dtype]):
             if importlib.util.find_spec(package) is None:
                 extra = "tensorflow" if package == "tensorflow" else "export"
-                raise ImportError(
-                    f'format={format!r} needs {package}: pip install "keras-ddpm[{extra}]"'
-                )
+                what = f"dtype={dtype!r}" if package in DTYPES[dtype] else f"format={format!r}"
+                raise ImportError(f'{what} needs {package}: pip install "keras-ddpm[{extra}]"')
         make_writable(Path(filepath).parent)
         network = self.ema_network
         is_mixed = any("float16" in layer.compute_dtype for layer in network.layers)
-        return copy_network(network, "float32") if format == "onnx" and is_mixed else network
+        becomes_float32 = is_mixed and format != "tf_saved_model"
+        return copy_network(network, "float32") if becomes_float32 else network
 
 
 class SamplingLayer(keras.layers.Layer):
@@ -152,9 +174,12 @@ class SamplingLayer(keras.layers.Layer):
         return keras.KerasTensor(inputs["noise"].shape, "float32")
 
 
-def _write(model, inputs, filepath, format, **kwargs):
-    """As `keras.Model.export`, for functional models; an ONNX file is complete or not there."""
-    if format != "onnx":
+def _write(model, inputs, filepath, format, dtype, **kwargs):
+    """As `keras.Model.export`, for functional models; a file is complete or not there."""
+    if format == "litert":
+        _write_litert(model, filepath, dtype, **kwargs)
+        return
+    if format == "tf_saved_model":
         if keras.backend.backend() == "jax":  # it cannot differentiate a while loop
             kwargs["jax2tf_kwargs"] = {"with_gradient": False, **kwargs.get("jax2tf_kwargs", {})}
         model.export(filepath, format=format, **kwargs)
@@ -170,3 +195,22 @@ def _write(model, inputs, filepath, format, **kwargs):
     except onnx.checker.ValidationError:
         Path(filepath).unlink()  # tf2onnx only logs what it could not convert
         raise
+
+
+def _write_litert(model, filepath, dtype, **kwargs):
+    """A file of LiteRT's own operations, which every runtime of it has."""
+    import tensorflow as tf
+
+    options = {"target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}}
+    if dtype == "float16":
+        options["target_spec"]["supported_types"] = [tf.float16]
+        options["optimizations"] = [tf.lite.Optimize.DEFAULT]
+    with atomic_write(filepath) as partial:
+        model.export(partial, format="litert", **options, **kwargs)
+        if dtype == "int8":
+            from ai_edge_quantizer import Quantizer, recipe
+
+            # TensorFlow's own int8 rounds what layers take as well, and costs far more quality.
+            quantizer = Quantizer(partial, recipe.weight_only_wi8_afp32())
+            result = quantizer.quantize(enable_progress_report=False, enable_progress_bar=False)
+            partial.write_bytes(result.quantized_model)

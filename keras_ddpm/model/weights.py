@@ -32,8 +32,11 @@ class Weights:
         self.ema_network.trainable = False
 
     def quantize(self, mode=None, **kwargs):
-        """Not supported."""
-        raise ValueError(f"mode={mode!r}: {NO_OTHER_WEIGHTS}")
+        """Not supported: `export` and `export_sampler` write int8 weights."""
+        raise ValueError(
+            f"mode={mode!r}: a DiffusionModel trains float32 weights. For a file with int8 weights "
+            'use export_sampler or export with format="litert", dtype="int8".'
+        )
 
     def check_layout(self):
         """Refuses a model some of whose layers have got other weights since it was made."""

@@ -11,6 +11,7 @@ from keras_ddpm.samplers.noise import step_seeds
 needs_onnx = pytest.mark.needs(
     "onnx", "onnxruntime", *(["tf2onnx"] if BACKEND == "tensorflow" else [])
 )
+needs_litert = pytest.mark.needs("ai_edge_litert")
 saved_model = pytest.mark.skipif(BACKEND == "torch", reason="Keras writes none with PyTorch")
 not_with_jax = pytest.mark.skipif(BACKEND == "jax", reason="not written with JAX")
 with_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="written with TensorFlow only")
@@ -148,6 +149,47 @@ def test_samplers_run_in_onnx(tmp_path, case):
     assert_as_expected(*run_onnx(tmp_path / "sampler.onnx", inputs), expected)
 
 
+def run_litert(path, inputs):
+    """As `run_onnx`."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    run = Interpreter(str(path)).get_signature_runner()
+    assert run.get_input_details().keys() == inputs.keys()
+    one = {name: value[1:2] for name, value in inputs.items()}
+    return [run(**batch)["output_0"] for batch in (inputs, one)]
+
+
+@needs_litert
+@with_tensorflow
+@pytest.mark.parametrize("case", ["points", "labels", "guided"])
+def test_samplers_run_in_litert(tmp_path, monkeypatch, case):
+    options, names = SAMPLERS[case]
+    monkeypatch.setitem(SAMPLERS, case, ({**options, "clip_denoised": True}, names))
+    model, inputs, expected = prepare(case)
+    export_sampler(model, case, tmp_path / "sampler.tflite", format="litert")
+    assert_as_expected(*run_litert(tmp_path / "sampler.tflite", inputs), expected)
+
+
+@needs_litert
+@with_tensorflow
+@pytest.mark.needs("ai_edge_quantizer")
+def test_weights_of_fewer_bits_in_litert(tmp_path):
+    """A file is as small as they are, and the error as large. All else is float32."""
+
+    def make(policy):
+        return make_model(UNet(8, 1, (48,), (False,), 1, num_classes=3, dtype=policy))
+
+    model, mixed = make("float32"), make("mixed_bfloat16")
+    inputs = network_inputs(model)
+    expected = compiled(model.ema_network)(inputs.values())
+    sizes, allowed = {"float32": 4, "float16": 2, "int8": 1}, (1e-5, 1e-3, 2e-2)
+    for (dtype, num_bytes), error in zip(sizes.items(), allowed):
+        path = tmp_path / f"{dtype}.tflite"
+        mixed.export(path, format="litert", dtype=dtype)
+        assert np.abs(run_litert(path, inputs)[0] - expected).max() < error * expected.max()
+        assert path.stat().st_size < 1.35 * num_bytes * model.ema_network.count_params()
+
+
 @needs_onnx
 @not_with_jax
 def test_an_onnx_file_that_would_not_run_is_not_there(tmp_path, monkeypatch):
@@ -167,11 +209,18 @@ def test_what_a_backend_cannot_write_is_refused_at_once(tmp_path):
     model = make_model(tiny_network())
     refused = {
         "tensorflow": [],
-        "jax": [(model.export, "onnx"), (model.export_sampler, "onnx")],
+        "jax": [
+            (model.export, "onnx"),
+            (model.export, "litert"),
+            (model.export_sampler, "onnx"),
+            (model.export_sampler, "litert"),
+        ],
         "torch": [
             (model.export, "tf_saved_model"),
+            (model.export, "litert"),
             (model.export_sampler, "tf_saved_model"),
             (model.export_sampler, "onnx"),
+            (model.export_sampler, "litert"),
         ],
     }
     for function, format in refused[BACKEND]:
@@ -188,6 +237,7 @@ def test_what_a_backend_cannot_write_is_refused_at_once(tmp_path):
 def test_wrong_arguments_are_refused_at_once(tmp_path, monkeypatch):
     plain, conditional = (make_model(tiny_network(num_classes=n)) for n in (None, 3))
     never_dropped = make_model(tiny_network(num_classes=3), label_dropout=0.0)
+    litert = {"filepath": tmp_path / "a.tflite", "format": "litert"}
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: name)  # all installed
     for model, options, expected in (
         (plain, {"steps": 21}, "steps=21 is more than"),
@@ -197,10 +247,17 @@ def test_wrong_arguments_are_refused_at_once(tmp_path, monkeypatch):
         (conditional, {"format": "onnx", "sampler": "ddpm"}, "sampler=DDPM"),
         (conditional, {"format": "onnx", "sampler": "ddim", "eta": 1.0}, "with eta=0"),
         (conditional, {"format": "onnx", "sampler": "heun"}, "sampler=Heun"),
+        (conditional, {**litert, "sampler": "ddpm"}, "sampler=DDPM.* format='litert'"),
+        (conditional, {**litert, "clip_denoised": 0.9}, "clip_denoised=0.9 cannot be written"),
+        (conditional, {**litert, "dtype": "int4"}, "dtype='int4' is unknown"),
+        (conditional, {"format": "litert"}, "filepath='.*a' must end with .tflite"),
+        (conditional, {"dtype": "int8"}, "dtype='int8' needs format='litert'"),
     ):
         with pytest.raises(ValueError, match=expected):
-            model.export_sampler(tmp_path / "a", **options)
+            model.export_sampler(**{"filepath": tmp_path / "a", **options})
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'needs tf2onnx: pip install "keras-ddpm\[export\]"'):
         plain.export(tmp_path / "a", format="onnx")
+    with pytest.raises(ImportError, match="dtype='int8' needs ai_edge_quantizer: pip install"):
+        plain.export(**litert, dtype="int8")
     assert not any(tmp_path.iterdir())
