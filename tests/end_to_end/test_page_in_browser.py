@@ -12,8 +12,7 @@ pytestmark = [pytest.mark.once, pytest.mark.needs("gradio", "selenium")]
 FLAGS = "headless no-sandbox disable-gpu disable-background-networking disable-sync no-first-run"
 
 
-@pytest.fixture
-def browser(tmp_path):
+def start_chromium(folder, size="1400,980"):
     from selenium import webdriver
 
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -21,9 +20,14 @@ def browser(tmp_path):
         pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for flag in (*FLAGS.split(), f"user-data-dir={tmp_path / 'browser'}", "window-size=1400,980"):
+    for flag in (*FLAGS.split(), f"user-data-dir={folder / 'browser'}", f"window-size={size}"):
         options.add_argument(f"--{flag}")
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    return webdriver.Chrome(options, webdriver.ChromeService(driver))
+
+
+@pytest.fixture
+def browser(tmp_path):
+    browser = start_chromium(tmp_path)
     browser.implicitly_wait(60)  # seconds, until an element is there
     command = [sys.executable, ROOT / "examples" / "app.py", "--model", "drawn_flowers_16"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:

@@ -52,7 +52,10 @@ PAGES = {
 }
 NEEDS = {
     "docs/logging.md": pytest.mark.needs("tensorboardX"),
-    "docs/deployment.md": [pytest.mark.once, pytest.mark.needs("tf2onnx", "onnxruntime")],
+    "docs/deployment.md": [
+        pytest.mark.once,
+        pytest.mark.needs("tf2onnx", "onnxruntime", "ai_edge_litert", "ai_edge_quantizer"),
+    ],
     "keras_ddpm.callbacks.tensorboard.TensorBoard": pytest.mark.needs("tensorboardX"),
 }
 
