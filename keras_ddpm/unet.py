@@ -24,10 +24,12 @@ class UNet(Described, keras.Model):
 
     Level i works at `1 / 2**i` of the image size with `widths[i]` channels. In the encoder each
     level has `num_res_blocks` residual blocks, in the decoder one more, and each of these takes one
-    skip connection. Call it as `network([x_t, t])` or `network([x_t, t, label])`.
+    skip connection. Call it as `network([x_t, t])`, `network([x_t, t, label])`,
+    `network([x_t, t, condition])` or `network([x_t, t, label, condition])`.
 
-    Inputs: `x_t` float `(batch, height, width, channels)`, `t` int32 `(batch,)`, and with classes
-    `label` int32 `(batch,)`. Output: float32 like `x_t`, zero before training.
+    Inputs: `x_t` float `(batch, height, width, channels)`, `t` int32 `(batch,)`, with classes
+    `label` int32 `(batch,)`, and with `condition_channels` `condition` float
+    `(batch, height, width, condition_channels)`. Output: float32 like `x_t`, zero before training.
 
     Args:
         image_size: int or (height, width), divisible by `2 ** (len(widths) - 1)`.
@@ -42,6 +44,8 @@ class UNet(Described, keras.Model):
         dropout: rate in [0, 1) inside the residual blocks (the paper's CIFAR-10: 0.1).
         num_classes: optional int. Labels are 0 … num_classes − 1; the label `num_classes` means
             "no label".
+        condition_channels: optional int, channels of an image that the output depends on, such as
+            a smaller or a grey one. It is concatenated to x_t; all zeros mean "no condition".
         downsample_padding: where a convolution that halves the size pads: `"end"`, below and on
             the right (Ho et al.'s code), or `"both"`, one pixel on all sides (most of diffusers').
         cosine_first: whether the cosines of the time embedding come before the sines.
@@ -73,6 +77,7 @@ class UNet(Described, keras.Model):
         head_dim: int | None = None,
         dropout: float = 0.0,
         num_classes: int | None = None,
+        condition_channels: int | None = None,
         downsample_padding: str = "end",
         cosine_first: bool = False,
         freq_shift: int = 1,
@@ -93,6 +98,9 @@ class UNet(Described, keras.Model):
             "head_dim": None if head_dim is None else check_int("head_dim", head_dim),
             "dropout": check_number("dropout", dropout, "[0, 1)"),
             "num_classes": None if num_classes is None else check_int("num_classes", num_classes),
+            "condition_channels": None
+            if condition_channels is None
+            else check_int("condition_channels", condition_channels),
             "downsample_padding": check_choice(
                 "downsample_padding", downsample_padding, ("end", "both")
             ),
@@ -159,7 +167,12 @@ def _build(policy, image_size, channels, widths, has_attention, num_res_blocks, 
     time = ops.silu(time)
 
     levels = list(zip(widths, has_attention))
-    x = conv(width, "conv_in")(to_patches(x_t, config["patch_size"]))
+    seen = x_t
+    if (condition_channels := config["condition_channels"]) is not None:
+        condition = keras.Input((*image_size, condition_channels), name="condition")
+        inputs.append(condition)
+        seen = ops.concatenate([x_t, condition], axis=-1)  # Saharia et al. (2021), section 2.4
+    x = conv(width, "conv_in")(to_patches(seen, config["patch_size"]))
     skips = [x]
     for level, (width, attends) in enumerate(levels):
         for i in range(num_res_blocks):

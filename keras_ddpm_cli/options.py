@@ -41,6 +41,9 @@ class Data:
         num_images: load only the first so many of a split; null is all.
         flip: whether images are mirrored left to right at random.
         use_labels: whether the network gets each image's class.
+        condition: what the network gets besides, made from each image: "super_resolution" (the
+            image at half the size), "colouring" (the grey image) or "inpainting" (the image with a
+            hole); null is nothing.
         store: a file *.npy, in which the images of a folder are kept instead of in memory.
         damaged: whether to "skip" files of a folder that cannot be read, or to "raise" an error.
     """
@@ -56,6 +59,7 @@ class Data:
     num_images: int | None = None
     flip: bool = True
     use_labels: bool = False
+    condition: Literal["super_resolution", "colouring", "inpainting"] | None = None
     store: str | None = None
     damaged: Literal["skip", "raise"] = "skip"
 
@@ -137,6 +141,7 @@ class Training:
         loss: "mse" (Ho et al.), "mae" or "huber".
         ema_decay: decay of the averaged weights, which samples are drawn from.
         label_dropout: share of labels hidden from the network, for classifier-free guidance.
+        condition_dropout: the same of the conditions of data.condition.
         min_snr_gamma: min-SNR-γ loss weights (Hang et al.; they use 5); null gives all timesteps
             the same weight (Ho et al.).
         timestep_distribution: which timesteps are trained most: "uniform", or "logit_normal", the
@@ -162,6 +167,7 @@ class Training:
     loss: Literal["mse", "mae", "huber"] = "mse"
     ema_decay: float = 0.999
     label_dropout: float = 0.1
+    condition_dropout: float = 0.1
     min_snr_gamma: float | None = None
     timestep_distribution: Literal["uniform", "logit_normal"] = "uniform"
     remat: bool = False

@@ -11,6 +11,7 @@ from keras.optimizers.schedules import CosineDecay, PolynomialDecay
 from keras_ddpm.callbacks import CSVLog, SampleImages, Throughput
 from keras_ddpm.callbacks.checkpoint import Checkpoint, latest_checkpoint
 from keras_ddpm.callbacks.tensorboard import TensorBoard
+from keras_ddpm.conditions import CONDITIONINGS
 from keras_ddpm.data import ImageDataset, ImageSet, load_images
 from keras_ddpm.devices import check_batches, is_chief, process, processes_agree, use_devices
 from keras_ddpm.diffusion import GaussianDiffusion
@@ -18,6 +19,7 @@ from keras_ddpm.files import lock_folder, make_writable
 from keras_ddpm.model import DiffusionModel, load_diffusion_model
 from keras_ddpm.model.batches import batch_sizes
 from keras_ddpm.optimizers import FusedAdam
+from keras_ddpm.pixels import to_float
 from keras_ddpm.plotting import image_grid, plot_history, save_image, visible_scale
 from keras_ddpm.unet import UNet
 from keras_ddpm.validation import check_int, check_number
@@ -73,6 +75,8 @@ class Run:
             load = load_diffusion_model
             self.model = load(checkpoint) if checkpoint else self.build_model(train_set)
         with user_errors("--sampling."):
+            if self.model.conditioning:
+                self.choose_examples(validation_set or train_set)
             self.samples.set_model(self.model)
             self.samples.on_train_begin()  # whether it can draw them
         if is_chief():
@@ -81,19 +85,29 @@ class Run:
     def build_loggers(self):
         """The callbacks that show or write progress, except for the log and the checkpoints."""
         names = ("sampler", "steps", "spacing", "eta", "guidance_scale", "seed")
-        self.sampling = {name: self.config.sampling[name] for name in names}
-        if self.sampling["guidance_scale"] != 1 and not self.config.data.use_labels:
+        sampling = {name: self.config.sampling[name] for name in names}
+        data = self.config.data
+        if sampling["guidance_scale"] != 1 and not (data.use_labels or data.condition):
             raise ValueError(
-                f"guidance_scale={self.sampling['guidance_scale']} needs --data.use_labels true."
+                f"guidance_scale={sampling['guidance_scale']} needs --data.use_labels true."
             )
         every, num_images = self.config.sampling.every, self.config.sampling.num_images
-        self.samples = SampleImages(self.folder / "samples", every, num_images, **self.sampling)
+        self.samples = SampleImages(self.folder / "samples", every, num_images, **sampling)
         sampler = self.samples.sampling["sampler"]
         sampler.coefficients(self.diffusion, sampler.plan(self.diffusion))  # may refuse
         loggers = [self.samples]
         if self.config.logging.tensorboard:
             loggers.append(TensorBoard(self.folder / "tensorboard", self.samples))
         return loggers + build_callbacks(self.config.logging.callbacks)
+
+    def choose_examples(self, images):
+        """Makes the grids of conditions of these images, always the same."""
+        count = self.samples.num_images
+        examples = images.take(np.linspace(0, len(images) - 1, count).astype(int))
+        seed = keras.random.SeedGenerator(self.config.sampling.seed)
+        condition = self.model.conditioning.draw(to_float(examples.images), seed)
+        self.samples.labels = examples.labels
+        self.samples.sampling["condition"] = keras.ops.convert_to_numpy(condition)
 
     def find_checkpoint(self):
         """The latest checkpoint, the same in all processes, or None."""
@@ -174,11 +188,14 @@ class Run:
     def build_model(self, train_set):
         """A new model; with `init_from` it starts from another model's averaged weights."""
         data, training = self.config.data, self.config.training
+        conditioning = data.condition and CONDITIONINGS[data.condition]()
         with user_errors("--network.", large="widths", image_size="--data.image_size"):
+            shape = (data.image_size, data.image_size, data.channels)
             network = UNet(
                 data.image_size,
                 data.channels,
                 num_classes=train_set.num_classes,
+                condition_channels=conditioning and conditioning.channels(shape),
                 remat=training.remat,
                 **self.config.network.as_dict(),
             )
@@ -190,6 +207,8 @@ class Run:
                 self.diffusion,
                 ema_decay=training.ema_decay,
                 label_dropout=training.label_dropout,
+                condition_dropout=training.condition_dropout,
+                conditioning=conditioning,
                 class_names=train_set.class_names,
                 min_snr_gamma=training.min_snr_gamma,
                 timestep_distribution=training.timestep_distribution,
@@ -267,15 +286,12 @@ class Run:
 
     def finish(self):
         """The loss as a picture, samples from the averaged weights, and the model itself."""
-        count, model, labels = self.config.sampling.num_images, self.model, None
-        if model.num_classes is not None:
-            labels = np.arange(count) % model.num_classes
-        images = model.generate(count, labels, **self.sampling)
+        images = self.samples.draw()
         if is_chief():
             plot_history(self.folder / "log.csv", self.folder / "loss.png")
             grid = image_grid(images)
             save_image(self.folder / "samples.png", grid, visible_scale(grid))
-            model.save(self.folder / "final.keras")  # last: it ends the run
+            self.model.save(self.folder / "final.keras")  # last: it ends the run
             for name in ("final.keras", "samples.png", "loss.png", "log.csv"):
                 print(self.folder / name)
         processes_agree(0)  # the others wait until it is written

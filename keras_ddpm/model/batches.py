@@ -22,6 +22,7 @@ def batch_sizes(x, batch_size=None):
     """The sizes of the batches that `x` will give over all processes, largest first; empty if
     unknown.
     """
+    x = x["images"] if isinstance(x, dict) else x
     if hasattr(x, "batch_sizes"):
         return x.batch_sizes
     _, processes = process()  # each of which brings such a batch
@@ -33,8 +34,31 @@ def batch_sizes(x, batch_size=None):
     return [size * processes for size in sizes if size]
 
 
-def check_arrays(x, y, sample_weight, num_classes):
+def split_batch(data):
+    """Images, conditions, labels and sample weights of a batch; what is missing is None."""
+    x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if not isinstance(x, dict):
+        return x, None, labels, sample_weight
+    if "images" not in x or not x.keys() <= {"images", "condition", "labels"}:
+        raise ValueError(
+            f"x has the keys {sorted(x)}, but must have 'images', 'condition' and, with classes, "
+            "'labels'."
+        )
+    return x["images"], x.get("condition"), x.get("labels", labels), sample_weight
+
+
+def check_arrays(x, y, sample_weight, num_classes, condition_shape=None):
     """Refuses what Keras would take for several inputs, and what it would lose on the way."""
+    if condition_shape is not None and isinstance(x, dict):
+        images, condition, labels, _ = split_batch((x, y))
+        for name, value in {"condition": condition, "labels": labels}.items():
+            if hasattr(value, "shape") and len(value) != len(images):
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)}, but must be one for each of the "
+                    f"{len(images)} images."
+                )
+        check_arrays(condition, None, None, None)
+        x, y = images, labels
     if x is None:
         raise TypeError(f"x=None: {GIVE}")
     if hasattr(x, "images") and not isinstance(x, keras.utils.PyDataset):
@@ -61,14 +85,14 @@ def check_label_array(y, num_classes):
             raise faults.label_error(y.min(), y.max(), "in the data", num_classes)
 
 
-def data_to_float(x, sample_shape):
+def data_to_float(x, sample_shape, argument="x", options="image_size and channels"):
     """Data as float32: uint8 images go from [0, 255] to [-1, 1], floats stay as they are."""
-    _check_tensor("x is", x)
+    _check_tensor(f"{argument} is", x)
     if x.shape[1:] != sample_shape and None not in tuple(x.shape[1:]):
         raise ValueError(
-            f"x holds samples of shape {tuple(x.shape[1:])}, but the network was built for "
-            f"{sample_shape}. Resize or convert the data, or build the network with "
-            "image_size and channels of the data."
+            f"{argument} holds samples of shape {tuple(x.shape[1:])}, but the network was built "
+            f"for {sample_shape}. Resize or convert the data, or build the network with "
+            f"{options} of the data."
         )
     if None in tuple(x.shape[1:]):  # TensorFlow, after batches of other shapes: fails if wrong
         x = ops.reshape(x, (ops.shape(x)[0], *sample_shape))
@@ -77,7 +101,7 @@ def data_to_float(x, sample_shape):
         return ops.cast(x, "float32") / 127.5 - 1.0
     if "float" in dtype:
         return ops.cast(x, "float32")
-    raise TypeError(f"x has dtype {dtype}; give uint8, or float in [-1, 1].")
+    raise TypeError(f"{argument} has dtype {dtype}; give uint8, or float in [-1, 1].")
 
 
 def _check_tensor(name, value):

@@ -82,8 +82,8 @@ class Export:
         """Writes the whole sampling: what `generate` computes, as one program.
 
         The artifact takes a dict, each entry with any batch size: `noise` float32 `(batch, ...)`,
-        x_T; with classes `label` int32 `(batch,)`, where `num_classes` means "no label"; if
-        `guided`, `guidance_scale` float32 `(batch,)`; if the sampler adds noise, `seed` uint32
+        x_T; with classes `label` int32 `(batch,)`, where `num_classes` means "no label"; where the
+        network takes one, `condition` float32; if `guided`, `guidance_scale` float32 `(batch,)`; if the sampler adds noise, `seed` uint32
         `(batch,)`, which should be at least `steps` apart. It returns float32 samples like `noise`.
 
         Args:
@@ -102,9 +102,7 @@ class Export:
         sampler = self.choose_sampler(sampler, **options)
         sampler.coefficients(self.diffusion, sampler.plan(self.diffusion))  # may refuse
         if check_bool("guided", guided):
-            if self.num_classes is None:
-                raise ValueError("guided=True needs a network with classes.")
-            self.check_guidance("guided=True")
+            self.check_guidance("guided=True", self.num_classes)
         clip_denoised = self.choose_clip(clip_denoised)
         network = self._exportable(format, SAMPLER_FORMATS, filepath, dtype)
         needs_seeds = sampler.is_stochastic and format != "tf_saved_model"
@@ -122,6 +120,8 @@ class Export:
         inputs = {"noise": keras.Input(self.sample_shape, dtype="float32", name="noise")}
         if self.num_classes is not None:
             inputs["label"] = keras.Input((), dtype="int32", name="label")
+        if self.condition_shape is not None:
+            inputs["condition"] = keras.Input(self.condition_shape, name="condition")
         if guided:
             inputs["guidance_scale"] = keras.Input((), dtype="float32", name="guidance_scale")
         if sampler.is_stochastic:
@@ -167,7 +167,8 @@ class SamplingLayer(keras.layers.Layer):
         self.network, self.whole = network, whole
 
     def call(self, inputs):
-        conditions = [inputs[name] for name in ("label", "guidance_scale") if name in inputs]
+        names = ("label", "condition", "guidance_scale")
+        conditions = [inputs[name] for name in names if name in inputs]
         return self.whole(inputs["noise"], inputs.get("seed"), conditions)
 
     def compute_output_spec(self, inputs):

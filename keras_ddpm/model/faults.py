@@ -14,7 +14,7 @@ from keras import ops
 from keras_ddpm.validation import PIXEL_TOLERANCE
 
 # From the second on, a step with one of these changes nothing.
-HEALTHY, NO_NEGATIVE, BAD_PIXELS, BAD_LABELS, BAD_WEIGHTS, DIVERGED = range(6)
+HEALTHY, NO_NEGATIVE, BAD_PIXELS, BAD_CONDITION, BAD_LABELS, BAD_WEIGHTS, DIVERGED = range(7)
 BATCHES_BETWEEN_CHECKS = 50
 ADVICE = (
     "Try a lower learning rate, `global_clipnorm=1.0` in the optimizer, or a float32 dtype policy."
@@ -33,6 +33,12 @@ def examine_pixels(x, is_image, were_bytes):
     if were_bytes or not is_image:
         return report
     return first_fault(report, _report(low < 0, NO_NEGATIVE, low, high))
+
+
+def examine_condition(condition):
+    """`[code, smallest, largest]` of conditions, which must only be finite."""
+    is_fine = ops.all(ops.isfinite(condition))
+    return _report(is_fine, BAD_CONDITION, ops.min(condition), ops.max(condition))
 
 
 def examine_labels(labels, num_classes):
@@ -97,6 +103,11 @@ def raise_fault(model, when):
             f"x holds values from {first:.4g} to {second:.4g} or NaN ({when}), but images must be "
             "uint8, or float in [-1, 1]; points must be finite. For floats in [0, 255] pass them "
             "as uint8, for floats in [0, 1] use 2 * x - 1. No weight was changed."
+        )
+    if code == BAD_CONDITION:
+        raise ValueError(
+            f"condition holds values from {first:.4g} to {second:.4g} or NaN ({when}), but must be "
+            "finite. No weight was changed."
         )
     if code == BAD_LABELS:
         raise label_error(first, second, when, model.num_classes)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from keras_ddpm.backend import network_function
 from keras_ddpm.clipping import check_clip_denoised
+from keras_ddpm.pixels import to_float
 from keras_ddpm.samplers import Sampler, choose_frames, get_sampler
 from keras_ddpm.samplers.loop import SamplingLoop
 from keras_ddpm.samplers.noise import choose_seed, initial_noise
@@ -32,6 +33,7 @@ class Generation:
         clip_denoised: bool | float | None = None,
         seed: int | None = None,
         noise: ArrayLike | None = None,
+        condition: ArrayLike | None = None,
         given: Sequence[ArrayLike] = (),
         batch_size: int = 64,
         progress: bool | None = None,
@@ -41,17 +43,21 @@ class Generation:
         """Samples from the averaged weights.
 
         Args:
-            num_images: int, how many; not needed with `noise` or a list of labels.
+            num_images: int, how many; not needed with `noise`, `condition` or a list of labels.
             labels: one class, or `num_images` of them: ints, names in the model's `class_names`, or
                 both. None means "no label".
             guidance_scale: float, or floats `(num_images,)`, the weight of classifier-free guidance
-                towards the labels (Ho & Salimans 2022). 1 is no guidance, and takes half the time.
+                towards the labels (Ho & Salimans 2022), or towards the condition in a model without
+                classes. 1 is no guidance, and takes half the time.
             sampler: a name in `keras_ddpm.samplers.SAMPLERS`, or a `Sampler`. None, without other
                 options, is the model's own, which presets have; else it is DDIM.
             clip_denoised: see `clip_start`; None clips images, and does not clip points.
             seed: optional int. A seed gives the same images for every `batch_size`. None follows
                 `keras.utils.set_random_seed`.
             noise: optional float array `(num_images, ...)`, x_T.
+            condition: what a network with a condition needs, uint8 or float
+                `(num_images, height, width, condition_channels)`; all zeros are "no condition".
+                `upscale`, `colour` and `inpaint` make it from images.
             given: arrays `(num_images, ...)` for the sampler's steps, see `StepInputs`.
             batch_size: int, how many images are in memory at once.
             progress: bool, whether to show a progress bar; None shows one in a terminal, after two
@@ -69,7 +75,15 @@ class Generation:
         ```
         """
         request = self.check_request(
-            num_images, labels, guidance_scale, sampler, clip_denoised, seed, noise, **options
+            num_images,
+            labels,
+            guidance_scale,
+            sampler,
+            clip_denoised,
+            seed,
+            noise,
+            condition,
+            **options,
         )
         steps = len(request["sampler"].plan(self.diffusion))
         request["frames"] = choose_frames("return_trajectory", return_trajectory, steps)
@@ -121,6 +135,7 @@ class Generation:
         clip_denoised=None,
         seed=None,
         noise=None,
+        condition=None,
         **options,
     ):
         """The arguments of `generate`, checked, as those of the sampling loop."""
@@ -129,6 +144,8 @@ class Generation:
         sampler.coefficients(self.diffusion, sampler.plan(self.diffusion))  # may refuse
         seed = choose_seed(seed)
         if noise is None:
+            if num_images is None and np.ndim(condition):
+                num_images = len(condition)
             if num_images is None and np.ndim(labels) == 1:
                 num_images = len(labels)
             num_images = check_int("num_images", num_images)
@@ -141,7 +158,7 @@ class Generation:
             "sampler": sampler,
             "seed": seed,
             "clip_denoised": self.choose_clip(clip_denoised),
-            "conditions": self.sampling_conditions(labels, guidance_scale, len(noise)),
+            "conditions": self.sampling_conditions(labels, guidance_scale, condition, len(noise)),
         }
 
     def choose_sampler(self, sampler=None, **options):
@@ -155,8 +172,8 @@ class Generation:
         """`clip_denoised`, where None clips images and does not clip points."""
         return check_clip_denoised(self.is_image if clip_denoised is None else clip_denoised)
 
-    def sampling_conditions(self, labels, guidance_scale, num_images):
-        """What the denoiser gets besides x_t and t: (), (labels,) or (labels, scales)."""
+    def sampling_conditions(self, labels, guidance_scale, condition, num_images):
+        """What the denoiser gets besides x_t and t: labels, condition and scales, as needed."""
         scales = np.asarray(guidance_scale)
         fits = scales.dtype.kind in "iuf" and scales.shape in ((), (num_images,))
         if not fits or not ((scales >= 0) & (scales < 1e30)).all():  # NaN is neither
@@ -165,33 +182,55 @@ class Generation:
                 f"{num_images} of them."
             )
         is_guided = bool((scales != 1).any())
-        if is_guided and (labels is None or self.num_classes is None):
-            raise ValueError(
-                f"guidance_scale={guidance_scale!r} needs labels to guide towards, of a model with "
-                "classes; without them leave it at 1."
-            )
         if is_guided:
-            self.check_guidance(f"guidance_scale={guidance_scale!r}")
-        if self.num_classes is None:
-            if labels is not None:
-                raise ValueError(
-                    f"labels={labels!r} were given, but the network has no classes. Build it with "
-                    "num_classes and train it with labels."
-                )
-            return ()
-        if labels is None:
-            return (np.full(num_images, self.num_classes, "int32"),)  # "no label"
-        labels = check_labels("labels", labels, num_images, self.num_classes, self.class_names)
-        if not is_guided:
-            return (labels,)
-        return labels, np.broadcast_to(scales, (num_images,)).astype("float32")
-
-    def check_guidance(self, argument):
-        """Refuses guidance for a model that was never trained without labels."""
-        if self.label_dropout == 0:
+            self.check_guidance(f"guidance_scale={guidance_scale!r}", labels)
+        found = []
+        if self.num_classes is None and labels is not None:
             raise ValueError(
-                f'{argument} compares with "no label", which this model was not trained for '
-                "(label_dropout=0). Train with label_dropout=0.1."
+                f"labels={labels!r} were given, but the network has no classes. Build it with "
+                "num_classes and train it with labels."
+            )
+        if self.num_classes is not None and labels is None:
+            found.append(np.full(num_images, self.num_classes, "int32"))  # "no label"
+        elif labels is not None:
+            names = self.class_names
+            found.append(check_labels("labels", labels, num_images, self.num_classes, names))
+        if self.condition_shape is not None or condition is not None:
+            found.append(self.check_condition(condition, num_images))
+        if is_guided:
+            found.append(np.broadcast_to(scales, (num_images,)).astype("float32"))
+        return tuple(found)
+
+    def check_condition(self, condition, num_images):
+        """Conditions as float32 `(num_images, ...)`; uint8 goes from [0, 255] to [-1, 1]."""
+        if self.condition_shape is None:
+            raise ValueError(
+                "condition was given, but the network takes none. Build it with condition_channels."
+            )
+        shape = (num_images, *self.condition_shape)
+        if condition is None:
+            how = "" if self.conditioning is None else f", which {self.conditioning.use}"
+            raise ValueError(f"condition=None: the model needs an array of shape {shape}{how}.")
+        condition = check_array("condition", condition, shape)
+        if condition.dtype.kind != "f" and condition.dtype != "uint8":
+            raise TypeError(f"condition has dtype {condition.dtype}; give uint8 or float.")
+        return to_float(condition)
+
+    def check_guidance(self, argument, labels):
+        """Refuses guidance for a model that was never trained without labels or condition."""
+        has_classes = self.num_classes is not None
+        if (has_classes and labels is None) or not (has_classes or self.condition_shape):
+            raise ValueError(
+                f"{argument} needs labels to guide towards, of a model with classes; without them "
+                "leave it at 1."
+            )
+        name, rate = ("label", self.label_dropout)
+        if not has_classes:
+            name, rate = ("condition", self.condition_dropout)
+        if rate == 0:
+            raise ValueError(
+                f'{argument} compares with "no {name}", which this model was not trained for '
+                f"({name}_dropout=0). Train with {name}_dropout=0.1."
             )
 
     @property
@@ -209,26 +248,26 @@ class Generation:
             return run(list(inputs))
 
         def denoise(x_t, t, *conditions):
-            if len(conditions) < 2:
+            if len(conditions) == len(network.inputs) - 2:
                 return predict(x_t, t, *conditions)
-            label, scale = conditions
-            return guide(predict, x_t, t, label, self.num_classes, scale)
+            *conditions, scale = conditions
+            return guide(predict, x_t, t, conditions, self.num_classes or 0, scale)
 
         return SamplingLoop(denoise, self.diffusion, network.variables, self.jit_compile)
 
 
-def guide(denoiser, x_t, t, label, no_label, scale):
+def guide(denoiser, x_t, t, conditions, nothing, scale):
     """Classifier-free guidance: Ho & Salimans (2022).
 
     ϵ = ϵ_uncond + s (ϵ_cond − ϵ_uncond), both from one doubled batch. With s = 1 that is ϵ_cond;
     Ho & Salimans' w (eq. 6) is s − 1. x₀ and v are linear in ϵ, so the same formula guides them.
-    `scale` holds s for each image, float32 `(batch,)`.
+    `scale` holds s for each image, float32 `(batch,)`. The first of the conditions is what is
+    guided towards, and `nothing` the number that stands for none; the others are in both.
     """
-    both = denoiser(
-        ops.concatenate([x_t, x_t]),
-        ops.concatenate([t, t]),
-        ops.concatenate([label, ops.full_like(label, no_label)]),
-    )
+    first, *others = conditions
+    pairs = [(x_t, x_t), (t, t), (first, ops.full_like(first, nothing))]
+    pairs += [(other, other) for other in others]
+    both = denoiser(*map(ops.concatenate, pairs))
     conditional, unconditional = ops.split(both, 2)
     scale = ops.reshape(scale, (-1,) + (1,) * (len(x_t.shape) - 1))
     return unconditional + scale * (conditional - unconditional)

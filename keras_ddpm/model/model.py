@@ -10,11 +10,12 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_ddpm.backend import TrainStep, network_function
+from keras_ddpm.conditions import Conditioning, check_conditioning
 from keras_ddpm.described import Described
 from keras_ddpm.devices import check_batches
 from keras_ddpm.diffusion import GaussianDiffusion
 from keras_ddpm.model import faults
-from keras_ddpm.model.batches import batch_sizes, check_arrays
+from keras_ddpm.model.batches import batch_sizes
 from keras_ddpm.model.export import Export
 from keras_ddpm.model.generation import Generation
 from keras_ddpm.model.options import check_compile_options, check_fit_options
@@ -53,7 +54,8 @@ class DiffusionModel(
 
     - `compile`, `fit`, `evaluate`: as with any Keras model. They take images, or (images, labels),
       from NumPy, tf.data, a PyDataset or a torch DataLoader: uint8, or float in [-1, 1],
-      `(batch, height, width, channels)`.
+      `(batch, height, width, channels)`. A network with a condition also takes dicts with
+      `"images"`, `"condition"` and, with classes, `"labels"`.
     - `generate`, `watch`: samples, at once or while they emerge.
     - `save`, `save_to_preset`, `from_preset`: files and folders with all that is needed.
     - `export_sampler`, `export`: files that run without Keras.
@@ -62,11 +64,15 @@ class DiffusionModel(
     Args:
         network: a `UNet` or `MLP`, or another functional `keras.Model` that is called as
             `network([x_t, t])`, or as `network([x_t, t, label])` with an Embedding layer named
-            `"label_embedding"` whose last row means "no label".
+            `"label_embedding"` whose last row means "no label". An input named `"condition"` may
+            follow these.
         diffusion: a `GaussianDiffusion`; None is its default.
         ema_decay: float in [0, 1), decay of the averaged weights.
         label_dropout: float in [0, 1), share of labels replaced by "no label" in training, which
             classifier-free guidance needs (Ho & Salimans 2022).
+        condition_dropout: float in [0, 1), share of conditions replaced by zeros in training.
+        conditioning: optional `SuperResolution`, `Colouring` or `Inpainting`, which makes the
+            conditions from the images, so that training needs images only.
         class_names: optional names of the classes, `num_classes` of them, for `generate`.
         min_snr_gamma: optional float > 0, see `min_snr_weights`. None gives all timesteps the same
             loss weight (Ho et al.).
@@ -84,6 +90,8 @@ class DiffusionModel(
         diffusion: GaussianDiffusion | None = None,
         ema_decay: float = 0.999,
         label_dropout: float = 0.1,
+        condition_dropout: float = 0.1,
+        conditioning: Conditioning | None = None,
         class_names: Sequence[str] | None = None,
         min_snr_gamma: float | None = None,
         timestep_distribution: Literal["uniform", "logit_normal"] = "uniform",
@@ -102,6 +110,7 @@ class DiffusionModel(
         self.network, self.diffusion = network, diffusion
         self.ema_decay = check_number("ema_decay", ema_decay, "[0, 1)")
         self.label_dropout = check_number("label_dropout", label_dropout, "[0, 1)")
+        self.condition_dropout = check_number("condition_dropout", condition_dropout, "[0, 1)")
         self.ema_network = copy_network(network)
         self.freeze_average()
         self.layout = self.describe_weights()
@@ -109,8 +118,13 @@ class DiffusionModel(
         self.sample_shape = tuple(network.inputs[0].shape[1:])
         self.is_image = len(self.sample_shape) == 3
         self.num_classes = None
-        if len(network.inputs) == 3:
+        last = network.inputs[-1]
+        self.condition_shape = tuple(last.shape[1:]) if last.name == "condition" else None
+        if len(network.inputs) - (self.condition_shape is not None) == 3:
             self.num_classes = network.get_layer("label_embedding").input_dim - 1
+        self.conditioning = conditioning
+        if conditioning is not None:
+            check_conditioning(conditioning, self.sample_shape, self.condition_shape)
         self.class_names = None
         if class_names is not None:
             self.class_names = list(check_class_names("class_names", class_names))
@@ -147,8 +161,8 @@ class DiffusionModel(
         )
 
     def call(self, inputs, training=False):
-        """The prediction for `[x_t, t]` or `[x_t, t, label]`: of the averaged network, or of the
-        trained one with `training=True`."""
+        """The prediction for `[x_t, t]`, or what else the network takes: of the averaged network,
+        or of the trained one with `training=True`."""
         if not isinstance(inputs, list | tuple) or len(inputs) != len(self.network.inputs):
             names = [tensor.name for tensor in self.network.inputs]
             raise TypeError(f"inputs must be {names}. To draw samples use `generate`.")
@@ -197,7 +211,7 @@ class DiffusionModel(
         """
         self.check_compiled()
         check_fit_options(epochs=epochs, batch_size=batch_size, y=y, **kwargs)
-        check_arrays(x, y, kwargs.get("sample_weight"), self.num_classes)
+        self.check_arrays(x, y, kwargs.get("sample_weight"))
         batch_size = batch_size and int(batch_size)
         self.fault.assign(ops.zeros((3,)))
         callbacks = [faults.StopOnFault(), *keras.tree.flatten(callbacks or [])]
@@ -207,7 +221,7 @@ class DiffusionModel(
         check_batches(sizes)
         if (data := kwargs.get("validation_data")) is not None:
             data = keras.utils.unpack_x_y_sample_weight(data)
-            check_arrays(*data, self.num_classes)
+            self.check_arrays(*data)
             check_batches(batch_sizes(data[0], kwargs.get("validation_batch_size") or batch_size))
         try:
             return super().fit(
@@ -220,7 +234,7 @@ class DiffusionModel(
     def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
         """As `keras.Model.train_on_batch`, with the errors of `fit`."""
         self.check_compiled()
-        check_arrays(x, y, sample_weight, self.num_classes)
+        self.check_arrays(x, y, sample_weight)
         self.fault.assign(ops.zeros((3,)))
         result = super().train_on_batch(x, y, sample_weight, *args, **kwargs)
         faults.raise_fault(self, "in this batch")
@@ -229,7 +243,7 @@ class DiffusionModel(
     def test_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
         """As `keras.Model.test_on_batch`, with the errors of `evaluate`."""
         self.check_layout()
-        check_arrays(x, y, sample_weight, self.num_classes)
+        self.check_arrays(x, y, sample_weight)
         self.fault.assign(ops.zeros((3,)))
         result = super().test_on_batch(x, y, sample_weight, *args, **kwargs)
         faults.raise_fault(self, "in this batch")
@@ -249,7 +263,7 @@ class DiffusionModel(
         if not self.compiled:
             raise ValueError("`evaluate` needs a loss: call `compile` before.")
         check_fit_options(batch_size=batch_size, y=y, **kwargs)
-        check_arrays(x, y, kwargs.get("sample_weight"), self.num_classes)
+        self.check_arrays(x, y, kwargs.get("sample_weight"))
         batch_size = batch_size and int(batch_size)
         check_batches(batch_sizes(x, batch_size))
         faults.raise_fault(self, "in training")  # of the epoch that this validation ends

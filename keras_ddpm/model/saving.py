@@ -133,6 +133,8 @@ class Saving:
             "diffusion": keras.saving.serialize_keras_object(self.diffusion),
             "ema_decay": self.ema_decay,
             "label_dropout": self.label_dropout,
+            "condition_dropout": self.condition_dropout,
+            "conditioning": keras.saving.serialize_keras_object(self.conditioning),
             "class_names": self.class_names,
             "min_snr_gamma": self.min_snr_gamma,
             "timestep_distribution": self.timestep_distribution,
@@ -149,6 +151,8 @@ class Saving:
             config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
             if config[part] is None:
                 raise ValueError(f"the configuration has no {part}.")
+        conditioning = config.pop("conditioning", None)
+        config["conditioning"] = keras.saving.deserialize_keras_object(conditioning, custom_objects)
         if isinstance(sampler := config.get("sampler"), dict):
             config["sampler"] = get_sampler(**sampler)
         frozen = config.pop("frozen", [])

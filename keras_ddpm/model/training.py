@@ -6,9 +6,11 @@ from keras import ops
 from keras_ddpm.backend import lerp
 from keras_ddpm.model import faults
 from keras_ddpm.model.batches import (
+    check_arrays,
     check_label_array,
     check_label_tensor,
     data_to_float,
+    split_batch,
     stratified_timesteps,
     weights_to_float,
 )
@@ -17,15 +19,20 @@ from keras_ddpm.model.batches import (
 class Training:
     """The part of a `DiffusionModel` between a batch and its loss, and after the gradients."""
 
+    def check_arrays(self, x, y=None, sample_weight=None):
+        """Refuses wrong arguments of `fit` and `evaluate`."""
+        check_arrays(x, y, sample_weight, self.num_classes, self.condition_shape)
+
     def check_batch(self, data):
         """What only the host can check: JAX cuts integers of 64 bits to 32."""
-        check_label_array(keras.utils.unpack_x_y_sample_weight(data)[1], self.num_classes)
+        check_label_array(split_batch(data)[2], self.num_classes)
 
     def prepare_batch(self, data, validation=False):
         """One batch, x, (x, labels) or (x, labels, sample_weight), ready for the loss: a dict with
-        `x_start`, `t`, `noise`, `sample_weight`, `fault`, and with classes `label`.
+        `x_start`, `t`, `noise`, `sample_weight`, `fault`, and where there are, `label` and
+        `condition`. x may be a dict: see `split_batch`.
         """
-        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, condition, labels, sample_weight = split_batch(data)
         x_start = data_to_float(x, self.sample_shape)
         were_bytes = keras.backend.standardize_dtype(x.dtype) == "uint8"
         fault = faults.examine_pixels(x_start, self.is_image, were_bytes)
@@ -37,6 +44,9 @@ class Training:
             by_time = ops.take(ops.convert_to_tensor(self._timestep_weights, "float32"), t)
             sample_weight = by_time * (1.0 if sample_weight is None else sample_weight)
         batch = {"x_start": x_start, "t": t, "noise": noise, "sample_weight": sample_weight}
+        if self.condition_shape is not None:
+            batch["condition"] = self.prepare_condition(condition, x_start, validation)
+            fault = faults.first_fault(fault, faults.examine_condition(batch["condition"]))
         if self.num_classes is None:
             if labels is not None:
                 raise ValueError(
@@ -51,6 +61,25 @@ class Training:
         no_label = ops.logical_or(is_dropped, is_wrong)
         labels = ops.where(no_label, self.num_classes, ops.cast(labels, "int32"))
         return {**batch, "fault": fault, "label": labels}
+
+    def prepare_condition(self, condition, x_start, validation):
+        """The conditions given, or those made of the images, some of which are dropped."""
+        seeds = self.validation_seeds if validation else self.seed_generator
+        if condition is not None:
+            options = "image_size and condition_channels"
+            condition = data_to_float(condition, self.condition_shape, "condition", options)
+        elif self.conditioning is not None:
+            condition = self.conditioning.draw(x_start, seeds)
+        else:
+            raise ValueError(
+                "the network takes a condition, but the data have none. Give dicts "
+                "{'images': images, 'condition': condition}, or make the model with conditioning."
+            )
+        if validation:
+            return condition
+        shape = (ops.shape(x_start)[0],) + (1,) * len(self.condition_shape)
+        uniform = keras.random.uniform(shape, dtype="float32", seed=seeds)
+        return ops.where(uniform < self.condition_dropout, 0.0, condition)
 
     def draw(self, shape, validation=False):
         """Timesteps `(batch,)` int32, noise of `shape`, and bools `(batch,)`: whose label to drop.
@@ -86,8 +115,8 @@ class Training:
         """
         x_start, t, noise = batch["x_start"], batch["t"], batch["noise"]
         x_t = self.diffusion.q_sample(x_start, t, noise)
-        inputs = [x_t, t] + ([batch["label"]] if "label" in batch else [])
-        output = self(inputs, training=training)
+        others = [batch[name] for name in ("label", "condition") if name in batch]
+        output = self([x_t, t, *others], training=training)
         target = self.diffusion.target(x_start, t, noise)
         weight = batch["sample_weight"]
         if weight is not None:  # one weight an image, for losses of one value a pixel

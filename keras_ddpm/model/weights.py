@@ -99,12 +99,17 @@ class Weights:
 
 
 def check_network(network):
-    """Refuses a network that is no function from [x_t, t] or [x_t, t, label] to one like x_t."""
+    """Refuses a network that is no function from [x_t, t, ...] to one like x_t."""
     inputs = getattr(network, "inputs", None) or ()
-    if not isinstance(network, keras.Model) or len(inputs) not in (2, 3):
+    if not isinstance(network, keras.Model) or len(inputs) not in (2, 3, 4):
         raise ValueError(
-            f"network={network!r} must be a functional keras.Model with the inputs [x_t, t] or "
-            "[x_t, t, label], such as a UNet."
+            f"network={network!r} must be a functional keras.Model with the inputs [x_t, t], then "
+            "perhaps label, and last perhaps condition, such as a UNet."
+        )
+    has_condition = inputs[-1].name == "condition"
+    if len(inputs) - has_condition == 4:
+        raise ValueError(
+            f"network={network.name!r}: the last of its inputs must have the name 'condition'."
         )
     shapes = [tuple(tensor.shape) for tensor in network.outputs]
     if shapes != [tuple(inputs[0].shape)]:
@@ -113,7 +118,7 @@ def check_network(network):
             f"first input, {tuple(inputs[0].shape)}."
         )
     names = [layer.name for layer in network.layers]
-    if len(inputs) == 3 and "label_embedding" not in names:
+    if len(inputs) - has_condition == 3 and "label_embedding" not in names:
         raise ValueError(
             f"network={network.name!r} takes labels, but has no Embedding layer named "
             '"label_embedding".'
