@@ -20,15 +20,17 @@ except ValueError as error:
 
 from keras_ddpm.callbacks import SampleImages
 from keras_ddpm.callbacks.checkpoint import Checkpoint
+from keras_ddpm.conditions import Colouring, Inpainting, SuperResolution
 from keras_ddpm.data import ImageDataset, load_images
 from keras_ddpm.diffusion import GaussianDiffusion
-from keras_ddpm.editing import image_to_image, inpaint, interpolate, invert, lerp, slerp
+from keras_ddpm.editing import image_to_image, interpolate, invert, lerp, slerp
 from keras_ddpm.mlp import MLP
 from keras_ddpm.model import DiffusionModel, distill, load_diffusion_model
 from keras_ddpm.optimal import OptimalDenoiser
 from keras_ddpm.optimizers import FusedAdam
 from keras_ddpm.plotting import filmstrip, image_grid, save_gif, save_image
 from keras_ddpm.presets import list_presets, upload_preset
+from keras_ddpm.restoration import colour, inpaint, upscale
 from keras_ddpm.samplers import DDIM, DDPM, DPMSolverPlusPlus, Heun, sample
 from keras_ddpm.unet import UNet
 
@@ -46,9 +48,12 @@ __all__ = [
     "upload_preset",
     # Training.
     "Checkpoint",
+    "Colouring",
     "FusedAdam",
     "ImageDataset",
+    "Inpainting",
     "SampleImages",
+    "SuperResolution",
     "distill",
     "load_images",
     # Sampling.
@@ -59,12 +64,14 @@ __all__ = [
     "OptimalDenoiser",
     "sample",
     # Edits.
+    "colour",
     "image_to_image",
     "inpaint",
     "interpolate",
     "invert",
     "lerp",
     "slerp",
+    "upscale",
     # Pictures.
     "filmstrip",
     "image_grid",

@@ -1,4 +1,4 @@
-"""Edits of images with a trained model: variation, inversion, inpainting and interpolation.
+"""Edits of images with a trained model: variation, inversion and interpolation.
 
 Nothing is trained for them. Images are `(batch, height, width, channels)`, uint8 or float in
 [-1, 1]; or the path of a photograph, a Pillow image, or a list of these, which are cropped
@@ -20,7 +20,6 @@ from keras_ddpm.pixels import to_float
 from keras_ddpm.samplers import Sampler, get_sampler
 from keras_ddpm.samplers.inversion import DDIMInversion
 from keras_ddpm.samplers.noise import choose_seed, initial_noise
-from keras_ddpm.samplers.repaint import RePaint
 from keras_ddpm.types import ArrayLike, Photographs
 from keras_ddpm.validation import (
     check_array,
@@ -28,11 +27,10 @@ from keras_ddpm.validation import (
     check_images,
     check_instance,
     check_number,
-    to_array,
 )
 
-# The options of `generate` that are not options of a sampler; the first three say what to draw.
-ASKED = ("labels", "guidance_scale", "clip_denoised")
+# The options of `generate` that are not options of a sampler; the first four say what to draw.
+ASKED = ("labels", "guidance_scale", "clip_denoised", "condition")
 GENERATING = (*ASKED, "batch_size", "progress")
 
 
@@ -65,7 +63,7 @@ def image_to_image(
     others = image_to_image(model, images, strength=0.6, labels=5, guidance_scale=3.0, seed=0)
     ```
     """
-    images, seed = _check_batch(model, "images", images), choose_seed(seed)
+    images, seed = check_batch(model, "images", images), choose_seed(seed)
     (x_t,), options = add_noise(model, [images], strength, sampler, seed, options)
     return denoise(model, x_t, seed, **options)
 
@@ -102,49 +100,10 @@ def invert(
     other = model.generate(noise=noise, labels=1, steps=20)  # much the same composition
     ```
     """
-    images = _check_batch(model, "images", images)
+    images = check_batch(model, "images", images)
     sampler = DDIMInversion(steps, spacing, timesteps, evaluations)
     options = {"clip_denoised": False, "seed": 0, **options}  # no noise is drawn
     return model.generate(noise=images, sampler=sampler, **options)
-
-
-def inpaint(
-    model: DiffusionModel,
-    images: Photographs,
-    mask: Photographs,
-    steps: int | None = None,
-    spacing: str = "trailing",
-    timesteps: Sequence[int] | None = None,
-    resample_steps: int = 5,
-    jump_length: int = 5,
-    **options: Any,
-) -> np.ndarray:
-    """Fills in parts of images so that they match the rest: see `RePaint`.
-
-    Args:
-        model: a `DiffusionModel`.
-        images: as for `image_to_image`. Pixels where the mask is 0 have no influence.
-        mask: bools or numbers, `(height, width)`, `(height, width, 1)` or
-            `(batch, height, width, 1)`: 1 keeps a pixel, 0 fills it in; or the path of a picture,
-            or a Pillow image, whose brighter half keeps pixels.
-        steps, spacing, timesteps, resample_steps, jump_length: see `RePaint`. The network is
-            evaluated `steps * resample_steps` times; more of both hide the border.
-        **options: as for `DiffusionModel.generate`.
-
-    Returns:
-        float32 NumPy array like `images`, in [-1, 1], with the kept pixels bit for bit.
-
-    ```python
-    images = model.generate(4, labels=0, seed=0)
-    mask = np.ones(images.shape[1:3], bool)
-    mask[:, mask.shape[1] // 2 :] = False  # fill in the right half
-    images = inpaint(model, images, mask, labels=0, steps=20, resample_steps=2, seed=0)
-    ```
-    """
-    images = _check_batch(model, "images", images)
-    sampler = RePaint(steps, spacing, timesteps, resample_steps, jump_length)
-    given = (images, _check_mask(mask, images))
-    return model.generate(len(images), sampler=sampler, given=given, **options)
 
 
 def interpolate(
@@ -186,7 +145,7 @@ def interpolate(
     shares = [check_number("shares", share, "[0, 1]") for share in np.atleast_1d(shares).tolist()]
     if not shares:
         raise ValueError("shares=() asks for no image: give at least one share in [0, 1].")
-    pair = _check_pair(_check_batch(model, "first", first), _check_batch(model, "second", second))
+    pair = _check_pair(check_batch(model, "first", first), check_batch(model, "second", second))
     seed = choose_seed(seed)
     (a, b), options = add_noise(model, pair, strength, sampler, seed, options)
     return np.stack([denoise(model, mixed(a, b, share), seed, **options) for share in shares])
@@ -263,32 +222,13 @@ def denoise(model, x_t, seed, sampler, **options):
     return model.generate(noise=x_t, seed=seed, sampler=sampler, **options)
 
 
-def _check_batch(model, argument, images) -> np.ndarray:
-    """Images for a model as floats."""
+def check_batch(model, argument, images, shape=None) -> np.ndarray:
+    """Images for a model as floats; `shape` is that of one, by default a sample's."""
     check_instance("model", model, DiffusionModel)
+    shape = model.sample_shape if shape is None else shape
     if model.is_image:
-        images = read_photographs(argument, images, model.sample_shape[:2], model.sample_shape[2])
-    return to_float(check_images(argument, images, model.sample_shape))
-
-
-def _check_mask(mask, images):
-    """A mask as bools `(batch, height, width, 1)`."""
-    batch, *space, _ = images.shape
-    photographs = read_photographs("mask", mask, space, 1)
-    mask = to_array("mask", mask) if photographs is mask else photographs[0] > 127
-    if mask.shape not in (tuple(space), (*space, 1), (batch, *space, 1)):
-        raise ValueError(
-            f"mask has shape {mask.shape}, but must be {tuple(space)}, {(*space, 1)} or "
-            f"{(batch, *space, 1)} for images of shape {images.shape}."
-        )
-    if mask.dtype.kind not in "biuf" or not ((mask == 0) | (mask == 1)).all():
-        raise ValueError(
-            f"mask holds {np.unique(mask)[:5]}, but must be 1 where a pixel is kept and 0 where "
-            "it is filled in. For a mask in [0, 255] use `mask > 127`."
-        )
-    if mask.ndim == len(space):
-        mask = mask[..., None]
-    return np.broadcast_to(mask.astype(bool), (batch, *space, 1))
+        images = read_photographs(argument, images, shape[:2], shape[2])
+    return to_float(check_images(argument, images, shape))
 
 
 def _check_pair(first, second) -> tuple[np.ndarray, np.ndarray]:

@@ -8,22 +8,25 @@ SAMPLE = """Draws images with a model, and shows how they emerge from noise.
 
   keras-ddpm sample flowers_32 --labels sunflower rose --guidance_scale 2
   keras-ddpm sample runs/embedded/final.keras --num_images 24
+  keras-ddpm sample flowers_32 --upscale flowers_64_upscaler
 
 Writes image_0000.png and so on, grid.png, process.gif (left: the noisy images x_t; right: the
 predicted images) and filmstrip.png (the same for a few images, as a strip). In the last three,
 small images are enlarged."""
 
-EDIT = """Changes photographs with a model. Nothing is trained for it.
+EDIT = """Changes photographs with a model.
 
   keras-ddpm edit flowers_32 photo.jpg --strength 0.6 --labels sunflower
   keras-ddpm edit flowers_32 photo.jpg --mask mask.png
   keras-ddpm edit flowers_32 photo.jpg --to other.jpg
+  keras-ddpm edit flowers_64_upscaler photo.jpg
 
 Without --mask and --to it draws variations of each photograph: noise hides its details, and the
 model draws them anew (SDEdit). With --mask it fills in the black part of the mask (RePaint). With
---to it draws images between each photograph and another one. Photographs are cropped centrally to
-the size of the model's images. Writes edit.png, with the photographs on the left, and the edited
-images one by one."""
+--to it draws images between each photograph and another one. A model that was trained for
+super-resolution enlarges the photographs, one for colouring colours them, and one for inpainting
+needs a --mask. Photographs are cropped centrally to the size of the model's images. Writes
+edit.png, with the photographs on the left, and the edited images one by one."""
 
 EVALUATE = """Measures how good a model is.
 
@@ -81,6 +84,7 @@ def sample():
     add = parser.add_argument
     add("model", help=MODEL)
     add("--num_images", type=int, default=16, help="how many (default: %(default)s)")
+    add("--upscale", help="a model, trained for super-resolution, that enlarges the images")
     add("--output", default="samples", help="folder (default: %(default)s)")
     add("--labels", nargs="+", help="classes by number or name, in turn (default: no label)")
     add_sampling_options(parser)
@@ -98,6 +102,8 @@ def edit():
     add("--strength", type=float, default=0.5, help=text)
     add("--mask", help="path of a picture: white keeps a pixel, black fills it in")
     add("--to", help="path of another photograph, to draw images between both")
+    text = "of the noise in photographs to enlarge (default: %(default)s)"
+    add("--noise_level", type=float, default=0.1, help=text)
     add("--labels", nargs="+", help="one class, or one for each photograph (default: no label)")
     add("--variations", type=int, default=3, help="of each photograph (default: %(default)s)")
     add("--steps", type=int, help="steps of DDIM (default: at most 50)")

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_ddpm.devices import use_devices
 from keras_ddpm.plotting import filmstrip, image_grid, save_gif, save_image, visible_scale
+from keras_ddpm.restoration import small_shape, upscale
 from keras_ddpm.validation import check_choice, check_int, did_you_mean
 from keras_ddpm_cli.common import load_image_model, output_folder, user_errors
 from keras_ddpm_cli.parsers import sampling_options
@@ -27,10 +28,25 @@ def run(args):
         output = output_folder(args.output)
         use_devices(args.devices)
         model = load_image_model(args.model, args.dtype_policy)
+        upscaler = args.upscale and load_upscaler(args.upscale, model, args.dtype_policy)
         print(f"{args.num_images} images of {args.model} go to {output}", flush=True)
         images, trajectory = _draw(model, args)
+        if upscaler:
+            images = upscale(upscaler, images, seed=args.seed)
         for path in _write(output, images, trajectory):
             print(path)
+
+
+def load_upscaler(source, model, dtype_policy):
+    """The model of `--upscale`, if it enlarges the images of `model`."""
+    with user_errors(model="--upscale"):
+        upscaler = load_image_model(source, dtype_policy)
+        if small_shape(upscaler) != model.sample_shape:
+            raise ValueError(
+                f"upscale={source!r} enlarges images {small_shape(upscaler)}, but those of the "
+                f"model are {model.sample_shape}."
+            )
+    return upscaler
 
 
 def class_names_of(model):

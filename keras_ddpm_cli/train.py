@@ -105,7 +105,8 @@ class Run:
         count = self.samples.num_images
         examples = images.take(np.linspace(0, len(images) - 1, count).astype(int))
         seed = keras.random.SeedGenerator(self.config.sampling.seed)
-        condition = self.model.conditioning.draw(to_float(examples.images), seed)
+        images = keras.ops.convert_to_tensor(to_float(examples.images))
+        condition = self.model.conditioning.draw(images, seed)
         self.samples.labels = examples.labels
         self.samples.sampling["condition"] = keras.ops.convert_to_numpy(condition)
 

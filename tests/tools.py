@@ -46,8 +46,12 @@ def random_weights(model, seed=0, scale=1.0):
     return model
 
 
-def tiny_network(size=8, channels=1, num_classes=None, dropout=0.0, width=8, seed=0):
-    """Two convolutions that use t and label. It compiles in a moment, and learns a little."""
+def tiny_network(
+    size=8, channels=1, num_classes=None, dropout=0.0, width=8, seed=0, condition_channels=None
+):
+    """Two convolutions that use t, label and condition. It compiles in a moment, and learns a
+    little.
+    """
     x_t = keras.Input((size, size, channels), name="x_t")
     t = keras.Input((), dtype="int32", name="t")
     inputs = [x_t, t]
@@ -57,7 +61,11 @@ def tiny_network(size=8, channels=1, num_classes=None, dropout=0.0, width=8, see
         inputs.append(label)
         embedding = layers.Embedding(num_classes + 1, width, name="label_embedding")
         code = layers.Add()([code, embedding(label)])
-    x = layers.Conv2D(width, 3, padding="same")(x_t)
+    seen = x_t
+    if condition_channels is not None:
+        inputs.append(keras.Input((size, size, condition_channels), name="condition"))
+        seen = layers.Concatenate()([x_t, inputs[-1]])
+    x = layers.Conv2D(width, 3, padding="same")(seen)
     x = layers.Add()([x, layers.Reshape((1, 1, width))(code)])
     x = layers.Dropout(dropout, seed=1)(keras.activations.swish(x))
     x = layers.Conv2D(channels, 3, padding="same", dtype="float32")(x)

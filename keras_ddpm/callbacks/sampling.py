@@ -8,6 +8,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_ddpm.described import Described
 from keras_ddpm.devices import is_chief
@@ -27,6 +28,7 @@ class SamplingCallback(Described, keras.callbacks.Callback):
         every: int, epochs from one sampling to the next.
         num_images: int, how many.
         labels: as for `DiffusionModel.generate`. None: a conditional network's classes in turn.
+        condition: as for `DiffusionModel.generate`, of fixed examples.
         sampler, guidance_scale, batch_size, **options: as for `DiffusionModel.generate`.
         seed: int, for the noise.
     """
@@ -40,6 +42,7 @@ class SamplingCallback(Described, keras.callbacks.Callback):
         sampler: str | Sampler = "ddim",
         seed: int = 0,
         batch_size: int = 64,
+        condition: ArrayLike | None = None,
         **options: Any,
     ):
         super().__init__()
@@ -49,6 +52,7 @@ class SamplingCallback(Described, keras.callbacks.Callback):
         sampler, seed = get_sampler(sampler, **options), check_int("seed", seed, minimum=0)
         self.labels = labels
         self.sampling = {"guidance_scale": guidance_scale, "sampler": sampler, "seed": seed}
+        self.sampling["condition"] = condition
 
     def on_train_begin(self, logs=None):
         """Finds errors before the first step instead of after the first epoch."""

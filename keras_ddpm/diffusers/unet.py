@@ -135,6 +135,10 @@ def config_of(network):
     config = network.get_config()
     if config["patch_size"] > 1:
         raise ValueError(f"patch_size={config['patch_size']}: a UNet2DModel has no patches.")
+    if config["condition_channels"]:
+        raise ValueError(
+            f"condition_channels={config['condition_channels']}: a UNet2DModel has no condition."
+        )
     height, width = config["image_size"]
     attends, num_classes = config["has_attention"], config["num_classes"]
     paddings = {ours: theirs for theirs, ours in PADDINGS.items()}

@@ -52,12 +52,11 @@ def check_arrays(x, y, sample_weight, num_classes, condition_shape=None):
     if condition_shape is not None and isinstance(x, dict):
         images, condition, labels, _ = split_batch((x, y))
         for name, value in {"condition": condition, "labels": labels}.items():
-            if hasattr(value, "shape") and len(value) != len(images):
+            if value is not None and np.shape(value)[:1] != np.shape(images)[:1]:
                 raise ValueError(
-                    f"{name} has shape {tuple(value.shape)}, but must be one for each of the "
+                    f"{name} has shape {np.shape(value)}, but must be one for each of the "
                     f"{len(images)} images."
                 )
-        check_arrays(condition, None, None, None)
         x, y = images, labels
     if x is None:
         raise TypeError(f"x=None: {GIVE}")

@@ -82,9 +82,10 @@ class Export:
         """Writes the whole sampling: what `generate` computes, as one program.
 
         The artifact takes a dict, each entry with any batch size: `noise` float32 `(batch, ...)`,
-        x_T; with classes `label` int32 `(batch,)`, where `num_classes` means "no label"; where the
-        network takes one, `condition` float32; if `guided`, `guidance_scale` float32 `(batch,)`; if the sampler adds noise, `seed` uint32
-        `(batch,)`, which should be at least `steps` apart. It returns float32 samples like `noise`.
+        x_T; with classes `label` int32 `(batch,)`, where `num_classes` means "no label"; if the
+        network takes one, `condition` float32; if `guided`, `guidance_scale` float32 `(batch,)`; if
+        the sampler adds noise, `seed` uint32 `(batch,)`, which should be at least `steps` apart. It
+        returns float32 samples like `noise`.
 
         Args:
             filepath, format, dtype: as for `export`. ONNX needs TensorFlow. ONNX and LiteRT need a

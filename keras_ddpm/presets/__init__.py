@@ -186,6 +186,8 @@ def _card(model, name, description, dtype, license):
         classes, request = str(model.num_classes), f"labels=range({min(16, model.num_classes)})"
     if model.class_names:
         classes += ": " + ", ".join(model.class_names)
+    if model.condition_shape is not None:
+        request += ", condition=condition"
     return f"""---
 {about}
 ---
@@ -198,6 +200,7 @@ def _card(model, name, description, dtype, license):
 - parameters: {model.network.count_params():,}, averaged weights in {dtype}
 - diffusion: {diffusion.timesteps} {diffusion.schedule} steps, predicts {diffusion.prediction}
 - classes: {classes}
+- condition: {model.condition_shape and (model.conditioning or model.condition_shape)}
 
 ```python
 model = DiffusionModel.from_preset("{name}")

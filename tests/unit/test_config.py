@@ -54,7 +54,7 @@ def test_the_defaults_are_those_of_the_library(section, functions):
                 assert given[name] == (list(value) if isinstance(value, tuple) else value), name
     if section in ("diffusion", "network"):
         assert found == set(given), "each option is an argument"
-        not_options = {"channels", "num_classes", "remat", "dtype", "name"}
+        not_options = {"channels", "num_classes", "condition_channels", "remat", "dtype", "name"}
         assert set(defaults(functions[0])) - not_options == set(given)
 
 

@@ -7,7 +7,8 @@ import pytest
 from tools import BACKEND, FLOATS, IMAGES, assert_refused, compiled, make_model, shared_model
 
 from keras_ddpm import DDPM, GaussianDiffusion
-from keras_ddpm.editing import add_noise, image_to_image, inpaint, interpolate, invert, lerp, slerp
+from keras_ddpm.editing import add_noise, image_to_image, interpolate, invert, lerp, slerp
+from keras_ddpm.restoration import inpaint
 from keras_ddpm.samplers.inversion import DDIMInversion
 from keras_ddpm.samplers.repaint import RePaint
 
