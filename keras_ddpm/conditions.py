@@ -81,7 +81,7 @@ class SuperResolution(Conditioning):
     def channels(self, sample_shape):
         if any(side % self.factor for side in sample_shape[:2]):
             raise ValueError(
-                f"factor={self.factor} must divide the image size {tuple(sample_shape[:2])}."
+                f"image_size={tuple(sample_shape[:2])} must be divisible by factor={self.factor}."
             )
         return sample_shape[2] + 1
 
@@ -116,7 +116,7 @@ class Colouring(Conditioning):
 
     def channels(self, sample_shape):
         if sample_shape[2] != 3:
-            raise ValueError(f"Colouring needs images with 3 channels, not {sample_shape[2]}.")
+            raise ValueError(f"channels={sample_shape[2]} must be 3 for Colouring.")
         return 1
 
     def draw(self, images, seed=None):

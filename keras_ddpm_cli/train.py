@@ -190,7 +190,9 @@ class Run:
         """A new model; with `init_from` it starts from another model's averaged weights."""
         data, training = self.config.data, self.config.training
         conditioning = data.condition and CONDITIONINGS[data.condition]()
-        with user_errors("--network.", large="widths", image_size="--data.image_size"):
+        with user_errors(
+            "--network.", large="widths", image_size="--data.image_size", channels="--data.channels"
+        ):
             shape = (data.image_size, data.image_size, data.channels)
             network = UNet(
                 data.image_size,

@@ -44,6 +44,7 @@ PAGES = {
     },
     "docs/samplers.md": {},
     "docs/editing.md": {},
+    "docs/conditions.md": {WIDE: SMALL},
     "docs/devices.md": {"widths=(16, 32), has_attention=(False, True)": SMALL},
     "docs/logging.md": {WIDE: SMALL},
     "docs/deployment.md": {},
@@ -88,6 +89,10 @@ def folder(tmp_path_factory):
         classes = config["class_names"]
         network = tiny_network(int(name[-2:]), 3, num_classes=len(classes))
         make_model(network=network, class_names=classes).save_to_preset(folder / name)
+    conditioning = keras_ddpm.SuperResolution(2)
+    network = tiny_network(64, 3, condition_channels=4)
+    upscaler = make_model(network=network, conditioning=conditioning)
+    upscaler.save_to_preset(folder / "flowers_64_upscaler")
     make_model().save(folder / "final.keras")
     return folder
 

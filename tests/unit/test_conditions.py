@@ -354,8 +354,11 @@ def test_what_the_models_are_used_with():
     [
         (lambda: SuperResolution(1), "factor=1 must be"),
         (lambda: SuperResolution(2, 0), "max_level=0 must be"),
-        (lambda: SuperResolution(3).channels((8, 8, 3)), "factor=3 must divide the image size"),
-        (lambda: Colouring().channels((8, 8, 1)), "Colouring needs images with 3 channels, not 1"),
+        (
+            lambda: SuperResolution(3).channels((8, 8, 3)),
+            r"image_size=\(8, 8\) must be divisible by factor=3",
+        ),
+        (lambda: Colouring().channels((8, 8, 1)), "channels=1 must be 3 for Colouring"),
         (lambda: Inpainting(0.8), "min_share=0.8 must be a number in"),
         (
             lambda: conditional(conditioning=Inpainting(), condition_channels=5),
