@@ -86,7 +86,8 @@ class SuperResolution(Conditioning):
         return sample_shape[2] + 1
 
     def draw(self, images, seed):
-        small = ops.average_pool(images, self.factor, data_format="channels_last")
+        options = {"strides": self.factor, "data_format": "channels_last"}
+        small = ops.average_pool(images, self.factor, **options)
         uniform = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), dtype="float32", seed=seed)
         noise = keras.random.normal(ops.shape(small), dtype="float32", seed=seed)
         return self._enlarge(ops, small, noise, self.max_level * uniform)

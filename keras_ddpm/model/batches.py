@@ -49,6 +49,11 @@ def split_batch(data):
 
 def check_arrays(x, y, sample_weight, num_classes, condition_shape=None):
     """Refuses what Keras would take for several inputs, and what it would lose on the way."""
+    if sample_weight is not None and y is None:
+        raise ValueError(
+            "sample_weight was given without y (labels): Keras would drop it. Pass a dataset "
+            "whose batches are (x, labels, sample_weight)."
+        )
     if condition_shape is not None and isinstance(x, dict):
         images, condition, labels, _ = split_batch((x, y))
         for name, value in {"condition": condition, "labels": labels}.items():
@@ -69,11 +74,6 @@ def check_arrays(x, y, sample_weight, num_classes, condition_shape=None):
             raise TypeError(
                 f"{name} has dtype {value.dtype} and shape {value.shape}, but must hold numbers."
             )
-    if sample_weight is not None and y is None:
-        raise ValueError(
-            "sample_weight was given without y (labels): Keras would drop it. Pass a dataset "
-            "whose batches are (x, labels, sample_weight)."
-        )
     check_label_array(y, num_classes)
 
 

@@ -218,16 +218,13 @@ class Generation:
 
     def check_guidance(self, argument, labels):
         """Refuses guidance for a model that was never trained without labels or condition."""
-        has_classes = self.num_classes is not None
-        if (has_classes and labels is None) or not (has_classes or self.condition_shape):
+        name = "condition" if self.num_classes is None else "label"
+        if (labels if name == "label" else self.condition_shape) is None:
             raise ValueError(
                 f"{argument} needs labels to guide towards, of a model with classes; without them "
                 "leave it at 1."
             )
-        name, rate = ("label", self.label_dropout)
-        if not has_classes:
-            name, rate = ("condition", self.condition_dropout)
-        if rate == 0:
+        if getattr(self, f"{name}_dropout") == 0:
             raise ValueError(
                 f'{argument} compares with "no {name}", which this model was not trained for '
                 f"({name}_dropout=0). Train with {name}_dropout=0.1."

@@ -182,11 +182,14 @@ def _card(model, name, description, dtype, license):
     about += "\npipeline_tag: unconditional-image-generation" if model.is_image else ""
     about += f"\nlicense: {license}" if license else ""
     diffusion, classes, request = model.diffusion, "none", "16"
+    condition = model.conditioning or model.condition_shape or "none"
     if model.num_classes is not None:
         classes, request = str(model.num_classes), f"labels=range({min(16, model.num_classes)})"
     if model.class_names:
         classes += ": " + ", ".join(model.class_names)
-    if model.condition_shape is not None:
+    if model.conditioning:
+        condition = f"{condition}, which {model.conditioning.use}"
+    if model.condition_shape:
         request += ", condition=condition"
     return f"""---
 {about}
@@ -200,7 +203,7 @@ def _card(model, name, description, dtype, license):
 - parameters: {model.network.count_params():,}, averaged weights in {dtype}
 - diffusion: {diffusion.timesteps} {diffusion.schedule} steps, predicts {diffusion.prediction}
 - classes: {classes}
-- condition: {model.condition_shape and (model.conditioning or model.condition_shape)}
+- condition: {condition}
 
 ```python
 model = DiffusionModel.from_preset("{name}")

@@ -242,7 +242,7 @@ def test_wrong_arguments_are_refused_at_once(tmp_path, monkeypatch):
     for model, options, expected in (
         (plain, {"steps": 21}, "steps=21 is more than"),
         (plain, {"clip_denoised": 2}, "clip_denoised=2"),
-        (plain, {"guided": True}, "guided=True needs a network with classes"),
+        (plain, {"guided": True}, "guided=True needs labels to guide towards"),
         (never_dropped, {"guided": True}, "label_dropout=0"),
         (conditional, {"format": "onnx", "sampler": "ddpm"}, "sampler=DDPM"),
         (conditional, {"format": "onnx", "sampler": "ddim", "eta": 1.0}, "with eta=0"),

@@ -197,6 +197,22 @@ def test_edits_take_a_condition_or_refuse():
             edit()
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow and JAX write SavedModels")
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_an_exported_sampler_takes_the_condition(tmp_path, num_classes):
+    import tensorflow as tf
+
+    model, noise = conditional(num_classes), FLOATS[::-1].copy()
+    model.export_sampler(tmp_path / "sampler", steps=3, guided=True)
+    given = {"noise": noise, "condition": CONDITION, "guidance_scale": np.full(8, 2, "float32")}
+    given |= {} if num_classes is None else {"label": LABELS}
+    artifact = tf.saved_model.load(tmp_path / "sampler")
+    found = artifact.serve({name: tf.constant(value) for name, value in given.items()})
+    labels = None if num_classes is None else LABELS
+    options = {"guidance_scale": 2.0, "noise": noise, "condition": CONDITION, "steps": 3}
+    np.testing.assert_allclose(found, model.generate(labels=labels, **options), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "wrong, expected",
     [
