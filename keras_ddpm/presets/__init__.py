@@ -28,7 +28,7 @@ def list_presets() -> list[str]:
     """The names of the presets that come with the package, sorted.
 
     >>> list_presets()
-    ['drawn_flowers_16', 'flowers_32', 'mnist_28']
+    ['drawn_flowers_16', 'flowers_32', 'flowers_64_upscaler', 'mnist_28']
     """
     return sorted(path.parent.name for path in Path(__file__).parent.glob(f"*/{CONFIG}"))
 

@@ -71,7 +71,7 @@ def test_a_configuration_of_the_package_has_a_name():
     for args in (["--config", "mnist"], ["--config=mnist"]):
         config = parse_config([*args, "--training.epochs", "1"], "embedded")
         assert (config.run, config.training.epochs, config.data.channels) == ("runs/mnist", 1, 1)
-    assert "names are drawn_flowers_16, embedded" in parse_error("--config", "digits")
+    assert "names are colouring, drawn_flowers_16, embedded" in parse_error("--config", "digits")
 
 
 def test_help_shows_the_values_in_force(capsys):
