@@ -48,10 +48,10 @@ def upscale(
     large = upscale(upscaler, small, seed=0)
     ```
     """
-    images, seed = check_batch(model, "images", images, small_shape(model)), choose_seed(seed)
+    small, seed = check_batch(model, "images", images, small_shape(model)), choose_seed(seed)
     # Not the numbers of x_T, which have the same seed.
-    noise = np.random.default_rng([seed, 2]).standard_normal(images.shape, dtype="float32")
-    condition = model.conditioning.make(images, noise, noise_level)
+    noise = np.random.default_rng([seed, 2]).standard_normal(small.shape, dtype="float32")
+    condition = _conditioning(model, SuperResolution).make(small, noise, noise_level)
     return model.generate(condition=condition, seed=seed, **options)
 
 
@@ -120,24 +120,24 @@ def inpaint(
     images = inpaint(model, images, mask, labels=0, steps=20, resample_steps=2, seed=0)
     ```
     """
-    images = check_batch(model, "images", images)
-    mask = _check_mask(mask, images)
+    known = check_batch(model, "images", images)
+    keeps = _check_mask(mask, known)
     if isinstance(model.conditioning, Inpainting):
         options |= {"steps": steps, "spacing": spacing, "timesteps": timesteps}
-        filled = model.generate(condition=model.conditioning.make(images, mask), **options)
-        return np.where(mask, images, filled)
+        filled = model.generate(condition=model.conditioning.make(known, keeps), **options)
+        return np.where(keeps, known, filled)
     sampler = RePaint(steps, spacing, timesteps, resample_steps, jump_length)
-    given = (images, mask)
-    return model.generate(len(images), sampler=sampler, given=given, **options)
+    given = (known, keeps)
+    return model.generate(len(known), sampler=sampler, given=given, **options)
 
 
-def _conditioning(model, kind):
+def _conditioning(model, kind) -> Any:
     """What the model's conditions are made with, if that is of a kind."""
     check_instance("model", model, DiffusionModel)
     if not isinstance(model.conditioning, kind):
         raise ValueError(
-            f"model has conditioning={model.conditioning!r}, but must have been trained with a "
-            f"{kind.__name__}."
+            f"model={model.name!r} has conditioning={model.conditioning!r}, but must have been "
+            f"trained with a {kind.__name__}."
         )
     return model.conditioning
 

@@ -100,7 +100,10 @@ def test_what_a_model_is_not_for_ends_in_one_line(models, tmp_path):
         ((edit, upscaler, photo, *mask), "--model=.*SuperResolution.*: give no --mask and no --to"),
         ((edit, painter, photo), "--model=.*: give a --mask and no --to"),
         ((edit, upscaler, photo, "--noise_level", "0.9"), "--noise_level=0.9 must be a number"),
-        ((sample, upscaler), "condition=None: the model needs .* `upscale` and the command `edit`"),
+        (
+            (sample, upscaler),
+            "--condition=None: the model needs .* `upscale` and the command `edit`",
+        ),
         ((sample, models / "small.keras", "--upscale", painter), "--upscale=.*SuperResolution"),
         ((sample, painter, "--upscale", upscaler), r"--upscale=.* enlarges images \(8, 8, 3\)"),
     ):
