@@ -110,6 +110,6 @@ def test_what_a_model_is_not_for_ends_in_one_line(models, tmp_path):
         assert re.match(expected, error_line_of(*wrong, *out))
     with contextlib.chdir(tmp_path):
         wrong = to_options(
-            {**TINY_RUN, "data.condition": "super_resolution", "data.image_size": 15}
+            {**TINY_RUN, "data.condition": "super_resolution", "data.image_size": 17}
         )
-        assert error_line_of(train, *wrong).startswith("--data.image_size=(15, 15) must be")
+        assert error_line_of(train, *wrong).startswith("--data.image_size=(17, 17) must be")
