@@ -95,7 +95,7 @@ def to_diffusers(model: DiffusionModel, folder: PathLike) -> Path:
     ```
     """
     network = check_instance("model", model, DiffusionModel).ema_network
-    model.check_layout()
+    model.check_merged()
     check_path("folder", folder)
     configs = {
         f"unet/{CONFIG}": unet.config_of(network),

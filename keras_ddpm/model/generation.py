@@ -22,8 +22,6 @@ from keras_ddpm.validation import check_array, check_bool, check_int, check_labe
 class Generation:
     """The part of a `DiffusionModel` that samples."""
 
-    _sampling_loop = None  # made at the first call
-
     def generate(
         self,
         num_images: int | None = None,

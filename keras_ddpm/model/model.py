@@ -18,6 +18,7 @@ from keras_ddpm.model import faults
 from keras_ddpm.model.batches import batch_sizes
 from keras_ddpm.model.export import Export
 from keras_ddpm.model.generation import Generation
+from keras_ddpm.model.lora import LoRA
 from keras_ddpm.model.options import check_compile_options, check_fit_options
 from keras_ddpm.model.saving import Saving, copy_network
 from keras_ddpm.model.training import Training
@@ -37,7 +38,7 @@ VALIDATION_SEED = 2020  # any fixed number: each evaluation then draws the same 
 
 @keras.saving.register_keras_serializable("keras_ddpm")
 class DiffusionModel(
-    Described, TrainStep, Training, Weights, Generation, Saving, Export, keras.Model
+    Described, TrainStep, Training, Weights, LoRA, Generation, Saving, Export, keras.Model
 ):
     """Trains a denoiser with `fit`, and samples from its averaged weights with `generate`.
 
@@ -58,6 +59,7 @@ class DiffusionModel(
       `"images"`, `"condition"` and, with classes, `"labels"`.
     - `generate`, `watch`: samples, at once or while they emerge.
     - `save`, `save_to_preset`, `from_preset`: files and folders with all that is needed.
+    - `adapt`, `enable_lora`: fine-tuning, for other classes and image sizes, or with few weights.
     - `export_sampler`, `export`: files that run without Keras.
     - `with_dtype_policy`: the same model in another precision.
 
@@ -113,7 +115,6 @@ class DiffusionModel(
         self.condition_dropout = check_number("condition_dropout", condition_dropout, "[0, 1)")
         self.ema_network = copy_network(network)
         self.freeze_average()
-        self.layout = self.describe_weights()
 
         self.sample_shape = tuple(network.inputs[0].shape[1:])
         self.is_image = len(self.sample_shape) == 3
@@ -144,8 +145,7 @@ class DiffusionModel(
         self.sampler = None if sampler is None else get_sampler(sampler)
         if self.sampler is not None:
             self.sampler.plan(diffusion)  # may refuse
-        self._run_network = network_function(network, training=True)
-        self._run_averaged = network_function(self.ema_network, training=False)
+        self.make_programs()
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.validation_seeds = keras.random.SeedGenerator(VALIDATION_SEED)
@@ -154,6 +154,13 @@ class DiffusionModel(
         self.data_mean = self._state("data_mean", self.sample_shape[-1:])
         self.fault = self._state("fault", (3,))
         self.built = True
+
+    def make_programs(self):
+        """Programs of the networks with the weights that they have now."""
+        self.layout = self.describe_weights()
+        self._run_network = network_function(self.network, training=True)
+        self._run_averaged = network_function(self.ema_network, training=False)
+        self._sampling_loop = None
 
     def _state(self, name, shape, dtype="float32"):
         return self.add_weight(

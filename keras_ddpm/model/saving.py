@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,13 +13,14 @@ from keras import ops
 from keras_ddpm.devices import alone
 from keras_ddpm.files import atomic_write
 from keras_ddpm.layers import choose_policy
+from keras_ddpm.model.adapting import adapt
 from keras_ddpm.presets import STATES, read_preset, write_preset
 from keras_ddpm.samplers import get_sampler, sampler_config
-from keras_ddpm.types import PathLike
+from keras_ddpm.types import ImageSize, PathLike
 
 NO_OTHER_WEIGHTS = (
-    "a DiffusionModel cannot follow what enable_lora and quantize do to a network. Make the model "
-    "anew, or load it again."
+    "a DiffusionModel cannot follow what enable_lora of a layer and quantize do to a network. Make "
+    "the model anew, or load it again; LoRA has `DiffusionModel.enable_lora`."
 )
 
 
@@ -38,7 +40,7 @@ class Saving:
         """
         if zipped is not False and Path(filepath).suffix != ".keras":
             raise ValueError(f"filepath={str(filepath)!r} must end with .keras.")
-        self.check_layout()  # before a file is opened
+        self.check_merged()  # before a file is opened
         with alone():  # Keras makes an optimizer for it
             if not overwrite or zipped is False:
                 super().save(filepath, overwrite, zipped, **kwargs)
@@ -73,18 +75,54 @@ class Saving:
         return write_preset(self, folder, description, dtype, license)
 
     @classmethod
-    def from_preset(cls, preset: PathLike) -> Self:
+    def from_preset(
+        cls,
+        preset: PathLike,
+        image_size: ImageSize | None = None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Self:
         """The model of a preset, on any backend. It is not compiled.
 
         `preset` is a folder, one of `list_presets`, or one on the Hugging Face Hub:
-        `"hf://user/name"` or `"hf://user/name@revision"`, which needs the extra `hub`. Without such
-        a preset there is a FileNotFoundError that names those there are, and a ValueError for
+        `"hf://user/name"` or `"hf://user/name@revision"`, which needs the extra `hub`. With one of
+        the other arguments the model is made ready for fine-tuning, see `adapt`. Without such a
+        preset there is a FileNotFoundError that names those there are, and a ValueError for
         damaged files. A RuntimeError says why nothing could be downloaded.
 
         >>> DiffusionModel.from_preset("drawn_flowers_16").sample_shape
         (16, 16, 3)
+        >>> DiffusionModel.from_preset("drawn_flowers_16", class_names=["daisy", "rose"]).num_classes
+        2
         """
-        return read_preset(cls, preset)
+        model = read_preset(cls, preset)
+        changes = (image_size, num_classes, class_names)
+        return model if changes == (None, None, None) else model.adapt(*changes)
+
+    def adapt(
+        self,
+        image_size: ImageSize | None = None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Self:
+        """A model to fine-tune on other data, with a `UNet`: the network and its average start from
+        these averaged weights. It is not compiled, and counts its updates from 0, so that the
+        average soon follows the new data.
+
+        Args:
+            image_size: optional int or (height, width). The network is fully convolutional.
+            num_classes: optional int, 0 for a network without classes. New classes get random rows
+                of the label embedding; "no label" computes what it did, or what the network
+                without classes did.
+            class_names: optional names of the classes. Those that the model has keep their rows.
+            **options: other arguments of `DiffusionModel`, such as ema_decay and seed.
+
+        >>> model = DiffusionModel.from_preset("drawn_flowers_16")
+        >>> model.adapt(image_size=32, num_classes=5).sample_shape
+        (32, 32, 3)
+        """
+        return adapt(self, image_size, num_classes, class_names, options)
 
     def with_dtype_policy(self, policy: str) -> Self:
         """A copy that computes under the policy `"float32"`, `"mixed_bfloat16"` or

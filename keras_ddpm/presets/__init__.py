@@ -66,6 +66,7 @@ def write_preset(model, folder, description="", dtype="float16", license=""):
     check_instance("description", description, str)
     if not re.fullmatch(r"[\w.-]*", check_instance("license", license, str)):
         raise ValueError(f"license={license!r} must be a name such as 'apache-2.0'.")
+    model.check_merged()
     if "://" in str(folder):
         raise ValueError(
             f"folder={str(folder)!r} must be a folder on this machine; `upload_preset` writes it "
