@@ -128,7 +128,9 @@ def describe(results):
 
 def plot(results, path):
     figure = Figure(figsize=(8, 3.2), layout="constrained")
-    for axes, (name, found) in zip(figure.subplots(1, len(results["sets"])), results["sets"].items()):
+    for axes, (name, found) in zip(
+        figure.subplots(1, len(results["sets"])), results["sets"].items()
+    ):
         for start in STARTS:
             values = [one["frechet"] for one in found[start]["steps"].values()]
             axes.plot(results["steps"], values, marker="o", label=start)

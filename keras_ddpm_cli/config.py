@@ -20,6 +20,7 @@ DESCRIPTION = """Trains a diffusion model on images, and goes on with a run that
 
   keras-ddpm train                                             the embedded set, on a CPU
   keras-ddpm train --config folder --data.name path/to/images  your own images
+  keras-ddpm train --from flowers_32 --data.name my_flowers    fine-tuning of a preset
   keras-ddpm train --run runs/short --training.epochs 3        other values
 
 --config takes a YAML file, or one of these names:
@@ -31,6 +32,8 @@ same weights as without the interruption. The defaults below are those of this c
 its --config."""
 # A resumed run may change these: they have no influence on the weights.
 FREE_TO_CHANGE = ("run", "training.checkpoint_every", "training.devices", "sampling.", "logging.")
+# With --from, what is not given of these is None until the source is read.
+FROM_SOURCE = ("network.", "diffusion.", "data.image_size", "data.channels")
 UNKNOWN_KEY = re.compile(
     r"unrecognized arguments: (?:--)?(?P<argument>[^\s=]+)"
     r"|Group '(?P<group>[^']+)' does not accept option '(?P<option>[^']+)'"
@@ -76,11 +79,11 @@ def parse_config(args, default_config=None):
     3
     """
     parser = make_train_parser()
-    args = [re.sub(r"^--init[-_]from(?==|$)", "--training.init_from", arg) for arg in args]
     args = [re.sub(r"^--config=", "--config\0", arg) for arg in args]
     args = [part for arg in args for part in arg.split("\0", 1)]
     if default_config and "--config" not in args:
-        args = ["--config", str(default_config), *args]
+        has_source = any(re.match("--from(=|$)", arg) for arg in args)
+        args = ["--config", "fine_tuning" if has_source else str(default_config), *args]
     for i, before in enumerate(args[:-1], start=1):
         if before == "--config":
             args[i] = str(find_config(args[i]))
@@ -90,7 +93,8 @@ def parse_config(args, default_config=None):
                 parser.error(error)
     defaults = dict(parser.get_defaults().items())
     wants_help = {"-h", "--help"} & set(args)
-    parsed = parser.parse_args([arg for arg in args if arg not in wants_help])
+    args = [arg for arg in args if arg not in wants_help]
+    parsed = parser.parse_args(args)
     if wants_help:
         in_force = {key: value for key, value in parsed.items() if key != "config"}
         parser.set_defaults(in_force)
@@ -103,6 +107,11 @@ def parse_config(args, default_config=None):
     config = parsed.as_dict()
     del config["config"]  # what the files said is in the sections
     config = json.loads(json.dumps(config))  # plain numbers and lists
+    if parsed["from"] is not None:
+        given = dict(parser.parse_args(args, defaults=False).items())
+        for section, key in (key.split(".") for key in defaults if key.startswith(FROM_SOURCE)):
+            if f"{section}.{key}" not in given:
+                config[section][key] = None
     sections = {key: Namespace(**v) if isinstance(v, dict) else v for key, v in config.items()}
     return Namespace(**sections)
 
@@ -111,12 +120,15 @@ def make_train_parser():
     names = textwrap.fill(", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml"))), 90)
     parser = ConfigParser(
         "keras-ddpm train",
-        usage="keras-ddpm train [--config CONFIG] [--run RUN] [--SECTION.KEY VALUE ...]",
+        usage="keras-ddpm train [--config CONFIG] [--from MODEL] [--run RUN] [--SECTION.KEY VALUE]",
         description=DESCRIPTION.format(names=names),
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of what follows.")
+    help = "a preset, also hf://user/name, a .keras file or a folder of diffusers to start from; network, "
+    help += "diffusion, channels and image size are then those of its model"
+    parser.add_argument("--from", type=str | None, default=None, help=help)
     help = "the folder that everything is written to; the same folder again resumes the run"
     parser.add_argument("--run", type=str, default="runs/flowers", help=help)
     for section, options in SECTIONS.items():
@@ -204,6 +216,6 @@ def check_unchanged(config, saved_path):
         raise ValueError(
             f"this run began with another configuration, in {str(saved_path)!r}:\n{lines}\n"
             "Set these back to go on, or choose another folder with --run; it may start from these "
-            "weights with --training.init_from. training.epochs may only grow, and only with a "
+            "weights with --from. training.epochs may only grow, and only with a "
             "constant learning rate."
         )

@@ -153,8 +153,6 @@ class Training:
         checkpoint_every: epochs from one checkpoint to the next.
         seed: of the initial weights, the noise and the order of the images.
         devices: how many share each batch; "all" takes all there are. Several need JAX.
-        init_from: a .keras file, or a preset, also hf://user/name, whose averaged weights to start
-            from (fine-tuning). --init-from is short for this.
     """
 
     epochs: PositiveInt = 100
@@ -177,7 +175,6 @@ class Training:
     checkpoint_every: PositiveInt = 1
     seed: NonNegativeInt = 0
     devices: PositiveInt | Literal["all"] = 1
-    init_from: str | None = None
 
 
 @dataclass

@@ -26,6 +26,7 @@ from keras_ddpm.validation import check_int, check_number
 from keras_ddpm_cli import quiet
 from keras_ddpm_cli.common import MAX_SEED, user_errors
 from keras_ddpm_cli.config import build_callbacks, check_unchanged, save_config
+from keras_ddpm_cli.source import read_source
 
 # What can happen in the middle of a run: a full disk, no memory, a loss that is not finite.
 RUN_ERRORS = (FloatingPointError, MemoryError, OSError)
@@ -52,6 +53,9 @@ class Run:
             check_int("seed", training.seed, minimum=0, maximum=MAX_SEED)
             self.devices = use_devices(training.devices)
             check_batches([training.batch_size])
+        if config["from"] is not None:
+            with user_errors("--"), quiet():
+                self.source = read_source(config)
         with user_errors("--diffusion."):
             self.diffusion = GaussianDiffusion(**config.diffusion.as_dict())
         with user_errors("--sampling."):
@@ -187,36 +191,17 @@ class Run:
             check_batches(batch_sizes(self.validation))
 
     def build_model(self, train_set):
-        """A new model; with `init_from` it starts from another model's averaged weights."""
-        data, training = self.config.data, self.config.training
-        conditioning = data.condition and CONDITIONINGS[data.condition]()
-        with user_errors(
-            "--network.", large="widths", image_size="--data.image_size", channels="--data.channels"
-        ):
-            shape = (data.image_size, data.image_size, data.channels)
-            network = UNet(
-                data.image_size,
-                data.channels,
-                num_classes=train_set.num_classes,
-                condition_channels=conditioning and conditioning.channels(shape),
-                remat=training.remat,
-                **self.config.network.as_dict(),
-            )
+        """A new model; with `--from` it starts from another model's averaged weights."""
+        training = self.config.training
+        names = ("ema_decay", "label_dropout", "condition_dropout", "min_snr_gamma")
+        names += ("timestep_distribution", "seed")
+        options = {name: training[name] for name in names}
+        options["class_names"] = train_set.class_names
+        if self.config["from"] is not None:
+            model = self.adapt_source(train_set.num_classes, options)
+        else:
+            model = self.new_model(train_set.num_classes, options)
         with user_errors("--training."):
-            if training.init_from:
-                self.copy_weights(training.init_from, network)
-            model = DiffusionModel(
-                network,
-                self.diffusion,
-                ema_decay=training.ema_decay,
-                label_dropout=training.label_dropout,
-                condition_dropout=training.condition_dropout,
-                conditioning=conditioning,
-                class_names=train_set.class_names,
-                min_snr_gamma=training.min_snr_gamma,
-                timestep_distribution=training.timestep_distribution,
-                seed=training.seed,
-            )
             model.compile(
                 self.build_optimizer(),
                 loss=training.loss,
@@ -225,15 +210,28 @@ class Run:
             )
         return model
 
-    def copy_weights(self, path, network):
-        source = load_diffusion_model(path).ema_network
-        if [w.shape for w in source.weights] != [w.shape for w in network.weights]:
-            raise ValueError(
-                f"init_from={path}: its network ({source.count_params():,} parameters) is not the "
-                f"configured one ({network.count_params():,} parameters). Give data and network "
-                "the values in the config.yaml beside that file."
+    def new_model(self, num_classes, options):
+        data, training = self.config.data, self.config.training
+        conditioning = data.condition and CONDITIONINGS[data.condition]()
+        shape = (data.image_size, data.image_size, data.channels)
+        with user_errors(
+            "--network.", large="widths", image_size="--data.image_size", channels="--data.channels"
+        ):
+            network = UNet(
+                data.image_size,
+                data.channels,
+                num_classes=num_classes,
+                condition_channels=conditioning and conditioning.channels(shape),
+                remat=training.remat,
+                **self.config.network.as_dict(),
             )
-        network.set_weights(source.get_weights())
+        with user_errors("--training."):
+            return DiffusionModel(network, self.diffusion, conditioning=conditioning, **options)
+
+    def adapt_source(self, num_classes, options):
+        source = self.source.with_dtype_policy(self.config.training.dtype_policy)
+        with user_errors("--training.", image_size="--data.image_size"):
+            return source.adapt(self.config.data.image_size, num_classes or 0, **options)
 
     def build_optimizer(self):
         """Adam, whose learning rate rises during the warm-up and then stays or falls to 0."""

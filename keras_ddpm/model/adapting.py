@@ -19,7 +19,9 @@ def adapt(model, image_size, num_classes, class_names, options):
     if class_names is not None:
         class_names = list(check_class_names("class_names", class_names))
         if num_classes not in (None, len(class_names)):
-            raise ValueError(f"num_classes={num_classes} is not the {len(class_names)} class_names.")
+            raise ValueError(
+                f"num_classes={num_classes} is not the {len(class_names)} class_names."
+            )
         num_classes = len(class_names)
     if num_classes is None:  # all of them are kept
         num_classes, class_names = model.num_classes, model.class_names

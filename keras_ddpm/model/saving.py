@@ -92,7 +92,7 @@ class Saving:
 
         >>> DiffusionModel.from_preset("drawn_flowers_16").sample_shape
         (16, 16, 3)
-        >>> DiffusionModel.from_preset("drawn_flowers_16", class_names=["daisy", "rose"]).num_classes
+        >>> DiffusionModel.from_preset("drawn_flowers_16", num_classes=2).num_classes
         2
         """
         model = read_preset(cls, preset)
@@ -133,6 +133,7 @@ class Saving:
         """
         if policy is None:
             raise TypeError("policy=None must be the name of a dtype policy.")
+        self.check_merged()
         config = self.get_config()
         network = copy_network(self.network, policy)
         config |= {"network": keras.saving.serialize_keras_object(network), "dtype": None}

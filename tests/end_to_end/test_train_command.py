@@ -16,15 +16,18 @@ import yaml
 from PIL import Image
 from tools import (
     TINY_RUN,
+    assert_same_states,
     command,
     error_line_of,
     error_of,
     example,
     run_command,
+    states,
     to_numpy,
     to_options,
 )
 
+from keras_ddpm.diffusers import to_diffusers
 from keras_ddpm.files import LOCK
 from keras_ddpm_cli.config import parse_config, save_config
 from keras_ddpm_cli.train import Run
@@ -106,7 +109,7 @@ def test_a_finished_run_rests_and_may_be_made_longer(run, capsys):
 
     message = error_of(flowers, *options({**longer, "training.learning_rate": 1e-3}))
     assert "  training.learning_rate: 0.005 -> 0.001\n" in message
-    assert "--training.init_from" in message
+    assert "--from" in message
     run_command(flowers, *options(longer))
     output = capsys.readouterr().out
     assert "2 of 3 epochs of 4 steps are done" in output and "Epoch 1/" not in output
@@ -114,19 +117,56 @@ def test_a_finished_run_rests_and_may_be_made_longer(run, capsys):
     assert (run / "final.keras").stat().st_mtime_ns > before
 
 
-@pytest.mark.once
-def test_another_run_begins_with_the_averaged_weights(run):
+@pytest.mark.parametrize("kind", ["preset", "file", "diffusers"])
+def test_a_run_starts_from_another_model_and_resumes(run, kind, tmp_path):
     source = keras.saving.load_model("run/final.keras")
-    preset = source.save_to_preset("preset", dtype="float32")
-    start = {"data.use_labels": True, "run": "tuned", "training.init_from": preset}
-    tuned = Run(parse_config(options(start))).model
+    path = tmp_path / "run" / "final.keras"
+    if kind == "preset":
+        path = source.save_to_preset("preset", dtype="float32")
+    elif kind == "diffusers":
+        path = to_diffusers(source, "theirs")
+    start = {"from": path, "run": "tuned", "data.num_images": 20, "data.name": "drawn_flowers"}
+    start |= {"training.epochs": 1, "training.batch_size": 8, "training.warmup_steps": 0}
+    start |= {"sampling.steps": 2, "sampling.num_images": 4}
+    start |= {"training.learning_rate_decay": "constant"}
+    tuned = Run(parse_config(to_options(start), "embedded")).model
     for network in (tuned.network, tuned.ema_network):
         for found, expected in zip(network.weights, source.ema_network.weights):
-            np.testing.assert_array_equal(to_numpy(found), to_numpy(expected))
-    before, after = source.network.get_weights(), source.ema_network.get_weights()
-    assert not all(map(np.array_equal, before, after))
-    wide = {**start, "network.widths": [16]}
-    assert f"--training.init_from={preset}: its network" in error_of(train, *options(wide))
+            if kind != "diffusers" or "label" not in found.path:  # it has no names of classes
+                np.testing.assert_array_equal(to_numpy(found), to_numpy(expected))
+    assert not all(map(np.array_equal, source.network.get_weights(), tuned.network.get_weights()))
+    assert int(to_numpy(tuned.updates)) == 0 and tuned.sample_shape == source.sample_shape
+    assert tuned.diffusion.get_config() == source.diffusion.get_config()
+    contradiction = {**start, "network.widths": [16], "run": "wrong"}
+    message = error_line_of(train, *to_options(contradiction))
+    assert re.match(r"--network.widths=\[16\] contradicts --from .* model has \[8\]", message)
+    if kind != "preset":
+        return
+    run_command(train, *to_options(start))
+    run_command(train, *to_options({**start, "training.epochs": 2}))  # goes on
+    run_command(train, *to_options({**start, "training.epochs": 2, "run": "at_once"}))
+    resumed, at_once = (
+        keras.saving.load_model(f"{folder}/final.keras") for folder in ("tuned", "at_once")
+    )
+    assert_same_states(states(resumed), states(at_once))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "wrong, expected",
+    [
+        ({"data.channels": 1}, r"--data.channels=1 contradicts --from drawn_flowers_16"),
+        ({"data.image_size": 18}, r"--data.image_size=\(18, 18\) must be divisible by 4"),
+        ({"diffusion.schedule": "linear"}, r"--diffusion.schedule=linear contradicts"),
+        ({"from": "nowhere.keras"}, r".*there is no file 'nowhere.keras'"),
+        ({"from": "nowhere"}, r"there is no preset 'nowhere'"),
+        ({"training.remat": True}, r"--training.remat=True is not possible with --from"),
+    ],
+)
+def test_what_does_not_fit_the_source_ends_the_command_before_training(wrong, expected):
+    start = {"from": "drawn_flowers_16", "data.name": "drawn_flowers", "data.num_images": 20}
+    message = error_line_of(train, *to_options({**start, **wrong}))
+    assert re.match(expected, message), message
 
 
 @pytest.mark.once
@@ -256,7 +296,6 @@ def test_tensorboard_is_an_option():
         ({"training.batch_size": 21}, "--training.batch_size=21 is more than the 20 images"),
         ({"training.devices": 64}, "--training.devices=64"),
         ({"training.ema_decay": 1}, "--training.ema_decay=1.0 must be a number in"),
-        ({"training.init_from": "nowhere.keras"}, ".*there is no file 'nowhere.keras'"),
         ({"training.seed": 2**32}, "--training.seed=4294967296 must be from 0 to 4294967295"),
         ({"training.warmup_steps": 4}, "--training.warmup_steps=4 must be less than the 4 steps"),
     ],

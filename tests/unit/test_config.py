@@ -84,7 +84,7 @@ def test_help_shows_the_values_in_force(capsys):
     assert "passes over the training images. (type: PositiveInt, default: 3)" in text
 
 
-def test_the_default_file_yields_to_another_and_init_from_has_a_short_name(tmp_path):
+def test_the_default_file_yields_to_another_and_to_from(tmp_path):
     default, other = tmp_path / "default.yaml", tmp_path / "other.yaml"
     default.write_text("training: {epochs: 5, seed: 5}")
     other.write_text("training: {epochs: 6}")
@@ -92,8 +92,11 @@ def test_the_default_file_yields_to_another_and_init_from_has_a_short_name(tmp_p
     for args in (["--config", str(other)], [f"--config={other}"]):
         training = parse_config(args, default).training
         assert (training.epochs, training.seed) == (6, 0)
-    for short in (["--init-from", "a"], ["--init_from=a"]):
-        assert parse_config(short).training.init_from == "a"
+    for args in (["--from", "a"], ["--from=a"]):
+        config = parse_config([*args, "--network.num_heads", "4"], default)
+        assert config["from"] == "a" and config.run == "runs/fine_tuned"
+        assert (config.network.num_heads, config.network.widths) == (4, None)
+        assert config.data.image_size is None and config.training.seed == 0
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -169,7 +172,7 @@ def test_a_value_of_a_wrong_type_is_refused():
         ("training.global_clipnorm", "-1", "be a number above 0 or null"),
         ("training.jit_compile", "perhaps", "be true or false or 'auto'"),
         ("training.devices", "most", "be an int of at least 1 or 'all'"),
-        ("training.init_from", '""', "have a value"),
+        ("from", '""', "have a value"),
         ("training", "null", "be keys and values; or give one as --training.KEY"),
         ("diffusion.schedule", "cosin", "be 'linear' or 'cosine' or 'flow'"),
         ("network.widths", "8", "be a list of ints"),
