@@ -126,8 +126,8 @@ def make_train_parser():
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of what follows.")
-    help = "a preset, also hf://user/name, a .keras file or a folder of diffusers to start from; network, "
-    help += "diffusion, channels and image size are then those of its model"
+    help = "a preset, also hf://user/name, a .keras file or a folder of diffusers to start from; "
+    help += "network, diffusion, channels and image size are then those of its model"
     parser.add_argument("--from", type=str | None, default=None, help=help)
     help = "the folder that everything is written to; the same folder again resumes the run"
     parser.add_argument("--run", type=str, default="runs/flowers", help=help)

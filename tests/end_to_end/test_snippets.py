@@ -42,6 +42,7 @@ PAGES = {
         'SampleImages("samples")': 'SampleImages("samples", steps=2)',
         "images = model.generate(16,": "images = model.generate(2,",
     },
+    "docs/fine_tuning.md": {"200": "16", "* 100": "* 8", "epochs=10": "epochs=1"},
     "docs/samplers.md": {},
     "docs/editing.md": {},
     "docs/conditions.md": {WIDE: SMALL},

@@ -128,7 +128,7 @@ def test_enable_lora_and_quantize_are_refused(tmp_path):
         network.get_layer("time_dense_1").enable_lora(2)
         return network
 
-    message = "cannot follow what enable_lora and quantize do"
+    message = "cannot follow what enable_lora of a layer and quantize do"
     with pytest.raises(ValueError, match='mode=\'int8\': .* format="litert", dtype="int8"'):
         make_model(network=mlp()).quantize("int8")
     with pytest.raises(ValueError, match=f"network='mlp' has weights of its own: .*{message}"):
