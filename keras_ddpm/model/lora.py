@@ -36,10 +36,12 @@ class LoRA:
         Raises a ValueError if LoRA is enabled already, or if no layer has it.
 
         ```python
+        model = DiffusionModel.from_preset("drawn_flowers_16")
         model.enable_lora(rank=4)
-        model.compile(keras.optimizers.Adam(1e-3))
-        model.fit(np.zeros((8, 16, 16, 3), "uint8"), batch_size=8)
-        model.save_lora("zeros.safetensors")
+        model.compile(keras.optimizers.Adam(4e-3))
+        images, labels = draw_flowers(8, image_size=16)
+        model.fit(images, labels, batch_size=8)
+        model.save_lora("flowers.safetensors")
         ```
         """
         rank = check_int("rank", rank)

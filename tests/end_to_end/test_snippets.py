@@ -88,7 +88,8 @@ def folder(tmp_path_factory):
     for name in ("drawn_flowers_16", "flowers_32"):
         config = json.loads((ROOT / "keras_ddpm" / "presets" / name / "config.json").read_text())
         classes = config["class_names"]
-        network = tiny_network(int(name[-2:]), 3, num_classes=len(classes))
+        size, count = int(name[-2:]), len(classes)
+        network = keras_ddpm.UNet(size, 3, (8,), (False,), num_res_blocks=1, num_classes=count)
         make_model(network=network, class_names=classes).save_to_preset(folder / name)
     conditioning = keras_ddpm.SuperResolution(2)
     network = tiny_network(64, 3, condition_channels=4)
