@@ -70,7 +70,7 @@ class SuperResolution(Conditioning):
     """
 
     factor: int = 2
-    max_level: float = 0.5
+    max_level: float = 0.25
 
     use = "`upscale` and the command `edit` make from small images"
 

@@ -128,8 +128,8 @@ class MomentMatching(DiffusionModel):
 
     def predict_start(self, network, x_t, t, batch):
         """x̂₀ of one of the networks."""
-        inputs = [x_t, t] + ([batch["label"]] if "label" in batch else [])
-        return self.diffusion.predict_start(x_t, t, network(inputs))
+        others = [batch[name] for name in ("label", "condition") if name in batch]
+        return self.diffusion.predict_start(x_t, t, network([x_t, t, *others]))
 
     def draw_next(self, start, x_t, t, s, noise):
         """x_s from q(x_s | x_t, x̂₀), Ho et al. (2020), eq. 7, for any s ≤ t."""
