@@ -41,8 +41,8 @@ def split_batch(data):
         return x, None, labels, sample_weight
     if "images" not in x or not x.keys() <= {"images", "condition", "labels"}:
         raise ValueError(
-            f"x has the keys {sorted(x)}, but must have 'images', 'condition' and, with classes, "
-            "'labels'."
+            f"x is a dict in each batch, with the keys {sorted(x)}: {GIVE} For a network with a "
+            "condition its keys are 'images', 'condition' and, with classes, 'labels'."
         )
     return x["images"], x.get("condition"), x.get("labels", labels), sample_weight
 

@@ -103,7 +103,7 @@ def test_two_steps_of_the_student_come_closer_to_the_points():
 def test_the_teacher_stays_and_a_saved_student_goes_on_training(tmp_path):
     model = velocity_model()
     student = fitted_student(model)
-    assert student.generate(2, labels=[0, 1], seed=0).shape == (2, 8, 8, 3)
+    assert student.generate(2, labels=[0, 1], seed=0).shape == (2, 8, 8, 1)
     for found, expected in zip(
         student.teacher.get_weights(), model.ema_network.get_weights(), strict=True
     ):
