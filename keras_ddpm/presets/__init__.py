@@ -179,7 +179,7 @@ def named_weights(network):
 
 def _card(model, name, description, dtype, license):
     """A short README: what the hub reads, facts that the files hold, and what the maker says."""
-    about = "library_name: keras\ntags:\n- diffusion\n- keras_ddpm"
+    about = "library_name: keras_ddpm\ntags:\n- diffusion\n- keras_ddpm"
     about += "\npipeline_tag: unconditional-image-generation" if model.is_image else ""
     about += f"\nlicense: {license}" if license else ""
     diffusion, classes, request = model.diffusion, "none", "16"

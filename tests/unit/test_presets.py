@@ -26,7 +26,7 @@ from keras_ddpm.samplers import sampler_config
 
 NAMES = ["rose", "tulip", "iris"]
 HEAD = """---
-library_name: keras
+library_name: keras_ddpm
 tags:
 - diffusion
 - keras_ddpm
