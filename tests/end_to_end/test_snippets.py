@@ -90,7 +90,10 @@ def folder(tmp_path_factory):
         classes = config["class_names"]
         size, count = int(name[-2:]), len(classes)
         network = keras_ddpm.UNet(size, 3, (8,), (False,), num_res_blocks=1, num_classes=count)
-        make_model(network=network, class_names=classes).save_to_preset(folder / name)
+        diffusion = keras_ddpm.GaussianDiffusion(100, "cosine", prediction="velocity")
+        model = make_model(network=network, class_names=classes, diffusion=diffusion)
+        model.updates.assign(1)  # as of a trained one, for `distill`
+        model.save_to_preset(folder / name)
     conditioning = keras_ddpm.SuperResolution(2)
     network = tiny_network(64, 3, condition_channels=4)
     upscaler = make_model(network=network, conditioning=conditioning)
