@@ -142,9 +142,9 @@ def test_every_command_takes_the_name(hub, ask, preset, tmp_path):
     put(hub, preset)
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     few = ["--steps", "2", "--output", "out"]
-    run = {f"data.{key}": value for key, value in (("use_labels", True), ("num_images", 24))}
-    run |= {key: TINY_RUN[key] for key in TINY_RUN if key.startswith("training.")}
-    run |= {"training.epochs": 1, "run": "run", "from": NAME}
+    run = {key: TINY_RUN[key] for key in TINY_RUN if key.startswith(("training.", "sampling."))}
+    run |= {"data.name": "drawn_flowers", "data.num_images": 24, "training.epochs": 1}
+    run |= {"run": "run", "from": NAME}
     *answers, described, wrong, file = ask(
         f"command('sample', {NAME!r}, '--num_images', '1', *{few})",
         f"command('edit', {NAME!r}, 'a.png', *{few})",
