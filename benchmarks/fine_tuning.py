@@ -34,7 +34,7 @@ from keras_ddpm.plotting import visible_scale
 PRESET, NUM_IMAGES, BATCH_SIZE = "drawn_flowers_16", 200, 16
 RANK = 8
 # The learning rate of each start; that of "scratch" is the one of drawn_flowers_16.yaml.
-STARTS = {"preset": 1e-3, "LoRA": 1e-3, "scratch": 2e-3}
+STARTS = {"preset": 1e-3, "LoRA": 3e-4, "scratch": 2e-3}
 SPECIES = ("51", "77", "46", "89", "73")  # the largest classes
 
 

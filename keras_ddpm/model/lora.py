@@ -38,7 +38,7 @@ class LoRA:
         ```python
         model = DiffusionModel.from_preset("drawn_flowers_16")
         model.enable_lora(rank=4)
-        model.compile(keras.optimizers.Adam(1e-3))
+        model.compile(keras.optimizers.Adam(3e-4))
         images, labels = draw_flowers(8, image_size=16)
         model.fit(images, labels, batch_size=8)
         model.save_lora("flowers.safetensors")
