@@ -28,7 +28,7 @@ def list_presets() -> list[str]:
     """The names of the presets that come with the package, sorted.
 
     >>> list_presets()
-    ['drawn_flowers_16', 'flowers_32', 'flowers_64_upscaler', 'mnist_28']
+    ['drawn_flowers_16', 'flowers_32', 'flowers_64_upscaler', 'mnist_28', 'mnist_28_4_steps']
     """
     return sorted(path.parent.name for path in Path(__file__).parent.glob(f"*/{CONFIG}"))
 
@@ -192,6 +192,8 @@ def _card(model, name, description, dtype, license):
         condition = f"{condition}, which {model.conditioning.use}"
     if model.condition_shape:
         request += ", condition=condition"
+    if model.sampler is None:  # else it keeps the one that it was made for
+        request += ', sampler="dpm_solver++", steps=20'
     return f"""---
 {about}
 ---
@@ -208,6 +210,6 @@ def _card(model, name, description, dtype, license):
 
 ```python
 model = DiffusionModel.from_preset("{name}")
-images = model.generate({request}, sampler="dpm_solver++", steps=20, seed=0)
+images = model.generate({request}, seed=0)
 ```
 """

@@ -97,7 +97,11 @@ def total(preset):
 
 def test_the_card_has_what_the_hub_reads(preset, tmp_path):
     _, head, text = (preset / CARD).read_text().split("---\n", 2)
-    facts = {"library_name": "keras_ddpm", "license": "cc0-1.0", "tags": ["diffusion", "keras_ddpm"]}
+    facts = {
+        "library_name": "keras_ddpm",
+        "license": "cc0-1.0",
+        "tags": ["diffusion", "keras_ddpm"],
+    }
     assert yaml.safe_load(head) == {**facts, "pipeline_tag": "unconditional-image-generation"}
     assert text.startswith("\n# garden\n\nGrown *at home*.\n")
     without = (make_model().save_to_preset(tmp_path / "plain") / CARD).read_text()
