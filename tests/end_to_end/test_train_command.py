@@ -164,7 +164,7 @@ def test_a_run_starts_from_another_model_and_resumes(run, kind, tmp_path):
     ],
 )
 def test_what_does_not_fit_the_source_ends_the_command_before_training(wrong, expected):
-    start = {"from": "drawn_flowers_16", "data.name": "drawn_flowers", "data.num_images": 20}
+    start = {"from": "drawn_flowers_16", "data.name": "drawn_flowers", "data.num_images": 40}
     message = error_line_of(train, *to_options({**start, **wrong}))
     assert re.match(expected, message), message
 

@@ -13,7 +13,9 @@ EXPERIMENTAL = {"torch.fx.experimental.proxy_tensor"}
 # Public settings: of a data set, of a layer, and where PyTorch keeps the numbers of a parameter.
 SETTINGS = {
     "options.autotune.enabled",
+    "self.critic.trainable",
     "self.ema_network.trainable",
+    "self.teacher.trainable",
     "self.kernel.value.data",
     "weight.trainable",
 }
